@@ -1,0 +1,72 @@
+//! Devices: what runs a batch of rows through a network.
+//!
+//! An [`Engine`] owns the weights of every loaded model and the state of every row in flight; it is driven by one OS
+//! thread and never shared. The scheduler speaks to it in rows and evaluations, never in tensors.
+
+use std::sync::Arc;
+
+use crate::domain::{Evaluation, ModelKey};
+use crate::error::Result;
+
+/// Identity of a row (one image in flight), unique while the process lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RowId(pub u64);
+
+/// Where a row begins.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Start {
+    /// The noise of `(seed, index)`, see `flow::noise`.
+    Noise {
+        /// The request's seed.
+        seed: u64,
+        /// The image's index in the request.
+        index: u32,
+    },
+    /// Row `index` of the states that the client sent, one after the other.
+    State {
+        /// All states of the request.
+        states: Arc<[f32]>,
+        /// Which of them.
+        index: u32,
+    },
+}
+
+/// One evaluation of one row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RowStep {
+    /// The row.
+    pub row: RowId,
+    /// Set on a row's first evaluation only; the engine then keeps its state until the row ends.
+    pub start: Option<Start>,
+    /// What to evaluate and how the state moves.
+    pub evaluation: Evaluation,
+    /// Class label, `None` for the null class.
+    pub label: Option<u32>,
+    /// Guidance scale.
+    pub guidance: f32,
+    /// Whether the row ends with this evaluation: its state is returned and forgotten.
+    pub last: bool,
+}
+
+/// Rows of one model that share a forward, whatever their requests, times, classes and guidance.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// The model.
+    pub model: ModelKey,
+    /// Its rows, each at most once.
+    pub rows: Vec<RowStep>,
+}
+
+/// A device that evaluates batches.
+pub trait Engine: Send {
+    /// Evaluates every row of `batch` once. Returns, in the order of the rows, the final state of each row that
+    /// ended and `None` for the others.
+    ///
+    /// # Errors
+    /// [`Error::Compute`](crate::error::Error::Compute) when the arithmetic or the device failed; the states of all
+    /// rows of the batch are then gone.
+    fn step(&mut self, batch: &Batch) -> Result<Vec<Option<Vec<f32>>>>;
+
+    /// Forgets rows that were cancelled or expired. Unknown rows are ignored.
+    fn release(&mut self, rows: &[RowId]);
+}

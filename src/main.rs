@@ -1,0 +1,2 @@
+//! The `flowmap` binary.
+fn main() {}
