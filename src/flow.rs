@@ -5,7 +5,12 @@
 //! `s` and `t` are vectors with one entry per row, so rows at different places of different grids share a batch.
 
 pub mod dual;
+pub mod gaussian;
+pub mod guidance;
 pub mod map;
+pub mod noise;
+pub mod sampler;
 
 pub use dual::Dual;
+pub use gaussian::GaussianFlow;
 pub use map::FlowMap;

@@ -76,6 +76,31 @@ impl Dual {
         Ok(Self { primal: self.primal.matmul(&rhs.primal)?, tangent: sum(left, right)? })
     }
 
+    /// `scale · x + shift` with constants.
+    pub fn affine(&self, scale: f64, shift: f64) -> Result<Self> {
+        self.unary(|x| x.affine(scale, shift), |_, _, dx| dx.affine(scale, 0.0))
+    }
+
+    /// `1 / x`.
+    pub fn recip(&self) -> Result<Self> {
+        self.unary(Tensor::recip, |_, y, dx| (dx * y.sqr()?)?.neg())
+    }
+
+    /// `√x`.
+    pub fn sqrt(&self) -> Result<Self> {
+        self.unary(Tensor::sqrt, |_, y, dx| dx / (y * 2.0)?)
+    }
+
+    /// `sin x`.
+    pub fn sin(&self) -> Result<Self> {
+        self.unary(Tensor::sin, |x, _, dx| dx * x.cos()?)
+    }
+
+    /// `cos x`.
+    pub fn cos(&self) -> Result<Self> {
+        self.unary(Tensor::cos, |x, _, dx| (dx * x.sin()?)?.neg())
+    }
+
     /// Views a `(B,)` vector as `(B, 1, …)` so that it broadcasts over the rows of `like`.
     pub fn per_row(&self, like: &Self) -> Result<Self> {
         let mut shape = vec![1; like.primal.rank()];

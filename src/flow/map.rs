@@ -7,7 +7,7 @@ use super::Dual;
 /// A network of average velocities `v_{s,t}(x)`.
 ///
 /// Implementations are pure functions of their weights and arguments, and each row's result depends on that row alone.
-pub trait FlowMap: Send {
+pub trait FlowMap: Send + Sync {
     /// `v_{s,t}(x | label)`.
     ///
     /// - `x`: states, `(B, …)`, f32 (f64 in tests)
