@@ -17,8 +17,20 @@
 //! - one place maps errors to a status;
 //! - a sample is a pure function of (weights, noise, labels, time grid).
 
+pub mod api;
+pub mod app;
 pub mod checkpoint;
+pub mod cli;
+pub mod config;
+pub mod data;
 pub mod domain;
 pub mod engine;
 pub mod error;
+pub mod eval;
 pub mod flow;
+pub mod model;
+pub mod picture;
+pub mod scheduler;
+pub mod shutdown;
+pub mod telemetry;
+pub mod train;

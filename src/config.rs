@@ -1,0 +1,1 @@
+//! Text (defaults → file → environment → flags) → validated values, all problems reported at once.

@@ -1,0 +1,1 @@
+//! Measures: how good the samples of a checkpoint are.

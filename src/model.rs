@@ -1,0 +1,1 @@
+//! Networks and their blocks: implementations of the flow room's traits.

@@ -1,0 +1,1 @@
+//! Pictures for people: PNG files, grids of samples with captions.
