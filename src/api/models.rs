@@ -45,8 +45,7 @@ fn describe(catalogue: &Catalogue, key: ModelKey) -> v1::Model {
     }
 }
 
-/// A sample's shape on the wire.
-#[expect(clippy::cast_possible_truncation, reason = "dimensions of a loaded model are far below 2^32")]
+/// A sample's shape on the wire. Dimensions of a loaded model are far below 2³².
 pub(super) fn wire_shape(model: &ModelInfo) -> Vec<u32> {
     model.shape.iter().map(|&dimension| dimension as u32).collect()
 }

@@ -90,13 +90,13 @@ pub static STEP_DURATION: Metric = Metric::histogram_of(
 );
 /// Images that wait for their first evaluation.
 pub static IMAGES_WAITING: Metric =
-    Metric::gauge_of("flowmap_images_waiting", Unit::Count, "Images that wait for their first evaluation.", &[]);
+    Metric::gauge_of("flowmap_images_waiting", Unit::Count, "Images that wait for their first evaluation.", &[MODEL]);
 /// Images between their first evaluation and their last.
 pub static IMAGES_RUNNING: Metric = Metric::gauge_of(
     "flowmap_images_running",
     Unit::Count,
     "Images between their first evaluation and their last.",
-    &[],
+    &[MODEL],
 );
 /// Images that were finished.
 pub static IMAGES: Metric = Metric::counter_of("flowmap_images_total", Unit::Count, "Images finished.", &[MODEL]);
@@ -112,14 +112,14 @@ pub static STEP_COST: Metric = Metric::gauge_of(
     "flowmap_step_cost_seconds",
     Unit::Seconds,
     "Estimated cost of a step: its fixed part and what each row adds.",
-    &[MODEL, Label { name: "part", values: Values::Fixed(&["fixed", "row"]) }],
+    &[MODEL, Label { name: "part", values: Values::Fixed(&["base", "per_row"]) }],
 );
 /// Images that were dropped before they were finished.
 pub static IMAGES_CANCELLED: Metric = Metric::counter_of(
     "flowmap_images_cancelled_total",
     Unit::Count,
     "Images that ended unfinished, by reason.",
-    &[MODEL, Label { name: "reason", values: Values::Fixed(&["client", "deadline", "failure", "shutdown"]) }],
+    &[MODEL, Label { name: "reason", values: Values::Fixed(&["cancelled", "deadline", "error"]) }],
 );
 /// From admission to the first evaluation.
 pub static QUEUE_DURATION: Metric = Metric::histogram_of(
@@ -389,7 +389,7 @@ mod tests {
         for series in [
             "flowmap_requests_total{method=\"Generate\",code=\"RESOURCE_EXHAUSTED\"} 0",
             "flowmap_request_duration_seconds_bucket{method=\"GetModel\",le=\"0.0075\"} 0",
-            "flowmap_step_cost_seconds{model=\"a@1\",part=\"row\"} 0",
+            "flowmap_step_cost_seconds{model=\"a@1\",part=\"per_row\"} 0",
             "flowmap_response_bytes_total 0",
             "flowmap_model_info{model=\"a@1\",architecture=\"mlp\",objective=\"lmd\",content_hash=\"00\"} 1",
         ] {
