@@ -7,6 +7,7 @@
 pub mod dit;
 pub mod embedding;
 pub mod init;
+pub mod kernels;
 pub mod layers;
 pub mod mlp;
 pub mod patches;
