@@ -1,1 +1,27 @@
 //! Training: objectives, optimisers, the loop and its state on disk.
+//!
+//! A run is a pure function of its recipe: every row of every step draws its data, noise, class and times from a
+//! counter-based generator keyed by `(seed, step, row)`, and gradients of micro-batches are summed in a fixed order.
+//! So a run that was stopped and resumed, on any number of threads, makes the same weights.
+
+mod batch;
+mod learner;
+mod objective;
+mod optimiser;
+mod pairs;
+mod recipe;
+mod report;
+mod run;
+mod samples;
+mod schedule;
+mod state;
+mod weighting;
+mod workers;
+
+pub use objective::{FlowMatching, Lmd, Objective};
+pub use optimiser::{Optimiser, OptimiserKind};
+pub use pairs::Pairs;
+pub use recipe::{Intervals, ObjectiveRecipe, Recipe};
+pub use run::{Outcome, Run, run};
+pub use schedule::Schedule;
+pub use workers::Workers;

@@ -1,0 +1,96 @@
+//! Layer norm over the last dimension without weights, row by row in the first-level cache.
+//!
+//! With `y = (x - mean x) / n`, `n = √(var x + eps)`, `r = 1 / n`, the derivative of `y` along `h` is the self-adjoint
+//! map `A[h] = r (h - mean h - y mean(y h))`, which therefore also takes gradients back.
+
+use super::op::{Kernel, View};
+use super::simd::{dot, reduce, sum, vectorized};
+use candle_core::{Result, Shape, bail};
+
+/// `(x - mean) / √(var + eps)`.
+pub(super) struct LayerNorm {
+    pub(super) eps: f32,
+}
+
+impl Kernel<1> for LayerNorm {
+    const NAME: &'static str = "layer-norm";
+
+    fn forward(&self, [x]: [View<'_>; 1]) -> Result<(Vec<f32>, Shape)> {
+        let y = rows(
+            [x.data],
+            width(x)?,
+            #[inline(always)]
+            |[x], y| {
+                normalise(x, self.eps, y);
+            },
+        );
+        Ok((y, x.dims.into()))
+    }
+
+    fn backward(&self, [x]: [View<'_>; 1], y: &[f32], grad: &[f32], _: [bool; 1]) -> [Option<Vec<f32>>; 1] {
+        let Ok(width) = width(x) else { return [None] };
+        let dx = rows(
+            [x.data, y, grad],
+            width,
+            #[inline(always)]
+            |[x, y, grad], dx| project(grad, y, statistics(x, self.eps)[1], dx),
+        );
+        [Some(dx)]
+    }
+}
+
+fn width(x: View<'_>) -> Result<usize> {
+    match x.dims.last() {
+        Some(&width) if width > 0 => Ok(width),
+        _ => bail!("layer norm: {:?} has no last dimension to normalise", x.dims),
+    }
+}
+
+/// Applies `f(input rows, output row)` to rows of `width` elements.
+fn rows<const N: usize>(inputs: [&[f32]; N], width: usize, f: impl Fn([&[f32]; N], &mut [f32])) -> Vec<f32> {
+    let mut out = Vec::with_capacity(inputs[0].len());
+    let mut row = vec![0.0; width];
+    vectorized(
+        #[inline(always)]
+        || {
+            for start in (0..inputs[0].len()).step_by(width) {
+                f(inputs.map(|input| &input[start..start + width]), &mut row);
+                out.extend_from_slice(&row);
+            }
+        },
+    );
+    out
+}
+
+/// `[mean, r]`.
+#[inline(always)]
+fn statistics(x: &[f32], eps: f32) -> [f32; 2] {
+    let width = x.len() as f32;
+    let mean = sum(x) / width;
+    let squares = reduce(
+        [x, x],
+        #[inline(always)]
+        |[x, _]| (x - mean) * (x - mean),
+    );
+    [mean, 1.0 / (squares / width + eps).sqrt()]
+}
+
+/// Writes `y` and gives `r`.
+#[inline(always)]
+fn normalise(x: &[f32], eps: f32, y: &mut [f32]) -> f32 {
+    let [mean, r] = statistics(x, eps);
+    for (y, x) in y.iter_mut().zip(x) {
+        *y = (x - mean) * r;
+    }
+    r
+}
+
+/// `A[h]`.
+#[inline(always)]
+fn project(h: &[f32], y: &[f32], r: f32, out: &mut [f32]) {
+    let width = h.len() as f32;
+    let (mean, along) = (sum(h) / width, dot(h, y) / width);
+    for ((out, h), y) in out.iter_mut().zip(h).zip(y) {
+        *out = r * (h - mean - y * along);
+    }
+}

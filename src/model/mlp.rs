@@ -1,0 +1,52 @@
+//! A multi-layer perceptron on `(x, s, t)` for points.
+
+use candle_core::{D, Result, Tensor};
+use candle_nn::{Init, VarBuilder};
+
+use super::embedding::concat;
+use super::layers::{Linear, Start};
+use crate::checkpoint::Architecture;
+use crate::checkpoint::manifest::DataSpec;
+use crate::flow::{Dual, FlowMap};
+
+/// Layers of equal width with SiLU between them; the class is added to the first one.
+pub struct Mlp {
+    hidden: Vec<Linear>,
+    output: Linear,
+    /// `(classes + 1, width)`, absent for unconditional data.
+    classes: Option<Tensor>,
+}
+
+impl Mlp {
+    /// The network of an [`Architecture::Mlp`] for samples of `data`'s shape `[d]`.
+    pub fn new(architecture: &Architecture, data: &DataSpec, weights: VarBuilder) -> Result<Self> {
+        let (&Architecture::Mlp { width, depth }, &[features]) = (architecture, data.shape.as_slice()) else {
+            candle_core::bail!("a perceptron works on points of shape [d], not on {:?}", data.shape)
+        };
+        let inputs = |layer| if layer == 0 { features + 2 } else { width };
+        let hidden = (0..depth)
+            .map(|layer| Linear::new(inputs(layer), width, Start::Normal, &weights.pp(format!("hidden.{layer}"))))
+            .collect::<Result<_>>()?;
+        let init = Init::Randn { mean: 0.0, stdev: 0.02 };
+        let classes = match data.classes.len() {
+            0 => None,
+            count => Some(weights.get_with_hints((count + 1, width), "classes", init)?),
+        };
+        Ok(Self { hidden, output: Linear::new(width, features, Start::Zero, &weights.pp("output"))?, classes })
+    }
+}
+
+impl FlowMap for Mlp {
+    fn velocity(&self, x: &Dual, s: &Dual, t: &Dual, labels: &Tensor) -> Result<Dual> {
+        let column = |v: &Dual| v.linear(|v| v.unsqueeze(D::Minus1));
+        let mut h = concat(x, &concat(&column(s)?, &column(t)?)?)?;
+        for (index, layer) in self.hidden.iter().enumerate() {
+            h = layer.forward(&h)?;
+            if let (0, Some(classes)) = (index, &self.classes) {
+                h = h.add(&Dual::constant(&classes.index_select(labels, 0)?))?;
+            }
+            h = h.silu()?;
+        }
+        self.output.forward(&h)
+    }
+}

@@ -1,0 +1,68 @@
+//! An image as a sequence of square patches.
+
+use candle_core::{Result, Tensor};
+
+/// The square patches of an image.
+#[derive(Debug, Clone, Copy)]
+pub struct Patches {
+    channels: usize,
+    rows: usize,
+    columns: usize,
+    side: usize,
+}
+
+impl Patches {
+    /// Patches of `side` pixels of an image of `shape` `[channels, height, width]`.
+    pub fn new(shape: &[usize], side: usize) -> Result<Self> {
+        match *shape {
+            [channels, height, width] if side > 0 && height % side == 0 && width % side == 0 => {
+                Ok(Self { channels, rows: height / side, columns: width / side, side })
+            }
+            _ => candle_core::bail!("data of shape {shape:?} is not an image of whole patches of side {side}"),
+        }
+    }
+
+    /// Rows and columns of patches.
+    pub fn places(&self) -> (usize, usize) {
+        (self.rows, self.columns)
+    }
+
+    /// Numbers in one patch.
+    pub fn elements(&self) -> usize {
+        self.channels * self.side * self.side
+    }
+
+    /// `(B, C, H, W)` → `(B, tokens, C side side)`.
+    pub fn split(&self, x: &Tensor) -> Result<Tensor> {
+        let batch = x.dim(0)?;
+        x.reshape(&[batch, self.channels, self.rows, self.side, self.columns, self.side][..])?
+            .permute(vec![0, 2, 4, 1, 3, 5])?
+            .reshape((batch, self.rows * self.columns, self.elements()))
+    }
+
+    /// The inverse of [`split`](Self::split).
+    pub fn join(&self, x: &Tensor) -> Result<Tensor> {
+        let batch = x.dim(0)?;
+        x.reshape(&[batch, self.rows, self.columns, self.channels, self.side, self.side][..])?
+            .permute(vec![0, 3, 1, 4, 2, 5])?
+            .reshape((batch, self.channels, self.rows * self.side, self.columns * self.side))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn a_patch_is_a_square_of_the_image() -> Result<()> {
+        let image = Tensor::arange(0f32, 32.0, &Device::Cpu)?.reshape((1, 2, 4, 4))?;
+        let patches = Patches::new(&[2, 4, 4], 2)?;
+        let tokens = patches.split(&image)?;
+        assert_eq!(tokens.to_vec3::<f32>()?[0][1], [2.0, 3.0, 6.0, 7.0, 18.0, 19.0, 22.0, 23.0]);
+        assert_eq!(patches.join(&tokens)?.flatten_all()?.to_vec1::<f32>()?, image.flatten_all()?.to_vec1::<f32>()?);
+        assert!(Patches::new(&[1, 5, 4], 2).is_err() && Patches::new(&[1, 4, 4], 0).is_err());
+        Ok(())
+    }
+}

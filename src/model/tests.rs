@@ -1,0 +1,170 @@
+//! Properties that every network has.
+
+use candle_core::{DType, Device, Result, Tensor};
+
+use super::*;
+use crate::flow::Dual;
+use crate::flow::map::jump_and_dt;
+use crate::flow::noise::Stream;
+
+const CLASSES: usize = 3;
+
+fn networks() -> Vec<(Architecture, DataSpec)> {
+    let data = |shape: &[usize]| DataSpec {
+        name: "test".into(),
+        shape: shape.to_vec(),
+        range: [-1.0, 1.0],
+        classes: (0..CLASSES).map(|class| class.to_string()).collect(),
+    };
+    let dit = Architecture::Dit {
+        patch: 2,
+        width: 24,
+        depth: 2,
+        heads: 3,
+        mlp_ratio: 2,
+        frequencies: 4,
+        max_frequency: 8.0,
+    };
+    vec![(Architecture::Mlp { width: 16, depth: 3 }, data(&[2])), (dit, data(&[1, 6, 4]))]
+}
+
+/// A network whose every weight is random, so that nothing is hidden behind layers that start at zero.
+fn random_network(architecture: &Architecture, data: &DataSpec, dtype: DType) -> (Box<dyn FlowMap>, Initialiser) {
+    let source = Initialiser::new(5);
+    let net = build(architecture, data, source.builder(dtype, &Device::Cpu)).unwrap();
+    for (index, var) in source.vars().values().enumerate() {
+        let values = normals(100 + u32::try_from(index).unwrap(), var.elem_count());
+        let noise = Tensor::from_vec(values, var.dims(), &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+        var.set(&(var.as_tensor() + (noise * 0.2).unwrap()).unwrap()).unwrap();
+    }
+    (net, source)
+}
+
+fn normals(index: u32, count: usize) -> Vec<f32> {
+    let mut values = vec![0.0; count];
+    Stream::new(11, index, 7).fill_normal(&mut values);
+    values
+}
+
+/// Four rows at four different places.
+struct Inputs {
+    x: Tensor,
+    s: Tensor,
+    t: Tensor,
+    labels: Tensor,
+}
+
+fn inputs(data: &DataSpec, dtype: DType) -> Result<Inputs> {
+    let cpu = Device::Cpu;
+    let shape: Vec<usize> = std::iter::once(4).chain(data.shape.iter().copied()).collect();
+    let values = normals(0, shape.iter().product());
+    Ok(Inputs {
+        x: Tensor::from_vec(values, shape, &cpu)?.to_dtype(dtype)?,
+        s: Tensor::new(&[0.0, 0.2, 0.5, 0.7], &cpu)?.to_dtype(dtype)?,
+        t: Tensor::new(&[1.0, 0.6, 0.5, 0.9], &cpu)?.to_dtype(dtype)?,
+        labels: Tensor::new(&[0u32, 1, 2, 3], &cpu)?,
+    })
+}
+
+fn largest(x: &Tensor) -> f64 {
+    x.abs().and_then(|x| x.flatten_all()).and_then(|x| x.max(0)).and_then(|x| x.to_scalar()).unwrap()
+}
+
+/// `d/dt X_{s,t}(x)` by forward mode against central differences, which are off by `O(h²)`.
+#[test]
+fn the_derivative_in_t_is_exact() -> Result<()> {
+    for (architecture, data) in networks() {
+        let (net, _) = random_network(&architecture, &data, DType::F64);
+        let Inputs { x, s, t, labels } = inputs(&data, DType::F64)?;
+        let exact = jump_and_dt(net.as_ref(), &x, &s, &t, &labels)?.1;
+        let at = |h: f64| Ok::<_, candle_core::Error>(jump_and_dt(net.as_ref(), &x, &s, &(&t + h)?, &labels)?.0);
+        let error = |h: f64| Ok::<_, candle_core::Error>(largest(&(((at(h)? - at(-h)?)? / (2.0 * h))? - &exact)?));
+        let (coarse, fine) = (error(1e-3)?, error(1e-4)?);
+        assert!(fine < 1e-4 * largest(&exact).max(1.0), "{architecture:?}: {fine}");
+        assert!((60.0..160.0).contains(&(coarse / fine)), "{architecture:?}: {coarse} {fine}");
+    }
+    Ok(())
+}
+
+/// A joint tangent in `(x, s, t)`, as the Eulerian losses need it.
+#[test]
+fn the_derivative_along_space_and_time_is_exact() -> Result<()> {
+    for (architecture, data) in networks() {
+        let (net, _) = random_network(&architecture, &data, DType::F64);
+        let Inputs { x, s, t, labels } = inputs(&data, DType::F64)?;
+        let direction = x.sin()?;
+        let at = |h: f64| {
+            let (x, s, t) = ((&x + (&direction * h)?)?, (&s + h)?, (&t + 2.0 * h)?);
+            let [x, s, t] = [x, s, t].map(|v| Dual::constant(&v));
+            Ok::<_, candle_core::Error>(net.velocity(&x, &s, &t, &labels)?.primal)
+        };
+        let seeded = |v: &Tensor, rate: f64| Ok::<_, candle_core::Error>(Dual::new(v.clone(), (v.ones_like()? * rate)?));
+        let (s_dual, t_dual) = (seeded(&s, 1.0)?, seeded(&t, 2.0)?);
+        let exact = net.velocity(&Dual::new(x.clone(), direction.clone()), &s_dual, &t_dual, &labels)?;
+        let numeric = ((at(1e-5)? - at(-1e-5)?)? / 2e-5)?;
+        assert!(largest(&(numeric - exact.tangent_or_zero()?)?) < 1e-6, "{architecture:?}");
+    }
+    Ok(())
+}
+
+/// The gradient of a loss on `d/dt X` in every weight, along a random direction of weights, against a difference.
+#[test]
+fn losses_on_the_derivative_back_propagate() -> Result<()> {
+    for (architecture, data) in networks() {
+        let (net, source) = random_network(&architecture, &data, DType::F64);
+        let Inputs { x, s, t, labels } = inputs(&data, DType::F64)?;
+        let loss = || jump_and_dt(net.as_ref(), &x, &s, &t, &labels)?.1.sqr()?.sum_all();
+        let gradients = loss()?.backward()?;
+        let vars = source.vars();
+        let mut along = 0.0;
+        for (name, var) in &vars {
+            let gradient = gradients.get(var).unwrap_or_else(|| panic!("no gradient for {name}"));
+            along += (gradient * var.as_tensor())?.sum_all()?.to_scalar::<f64>()?;
+        }
+        // Scaling all weights by 1 + h moves the loss by h times the gradient along the weights themselves.
+        let kept: Vec<Tensor> = vars.values().map(|var| var.as_tensor().copy()).collect::<Result<_>>()?;
+        let at = |h: f64| {
+            vars.values().zip(&kept).try_for_each(|(var, kept)| var.set(&(kept * (1.0 + h))?))?;
+            loss()?.to_scalar::<f64>()
+        };
+        let numeric = (at(1e-5)? - at(-1e-5)?) / 2e-5;
+        assert!((numeric - along).abs() < 1e-6 * along.abs().max(1.0), "{architecture:?}: {numeric} {along}");
+    }
+    Ok(())
+}
+
+/// A row's bits do not depend on the rows beside it.
+#[test]
+fn a_row_alone_is_the_row_in_a_batch() -> Result<()> {
+    for (architecture, data) in networks() {
+        let (net, _) = random_network(&architecture, &data, DType::F32);
+        let Inputs { x, s, t, labels } = inputs(&data, DType::F32)?;
+        let of = |from: usize, rows: usize| {
+            let part = |v: &Tensor| v.narrow(0, from, rows)?.contiguous();
+            let [x, s, t] = [part(&x)?, part(&s)?, part(&t)?].map(|v| Dual::constant(&v));
+            net.velocity(&x, &s, &t, &part(&labels)?)?.primal.flatten_all()?.to_vec1::<f32>()
+        };
+        let together = of(0, 4)?;
+        let alone: Vec<f32> = (0..4).map(|row| of(row, 1)).collect::<Result<Vec<_>>>()?.concat();
+        assert_eq!(together, alone, "{architecture:?}");
+        let pairs = [of(0, 2)?, of(2, 2)?].concat();
+        assert_eq!(together, pairs, "{architecture:?}");
+    }
+    Ok(())
+}
+
+/// Every class, the null class too, has its own velocity.
+#[test]
+fn classes_matter() -> Result<()> {
+    for (architecture, data) in networks() {
+        let (net, _) = random_network(&architecture, &data, DType::F32);
+        let Inputs { x, s, t, labels } = inputs(&data, DType::F32)?;
+        let [x, s, t] = [&x, &s, &t].map(|v| Dual::constant(&v.narrow(0, 0, 1).and_then(|v| v.repeat(4)).unwrap()));
+        let x = Dual::constant(&x.primal.reshape(inputs(&data, DType::F32)?.x.shape())?);
+        let rows = net.velocity(&x, &s, &t, &labels)?.primal.flatten_from(1)?.to_vec2::<f32>()?;
+        for row in 1..=CLASSES {
+            assert_ne!(rows[0], rows[row], "{architecture:?}");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,91 @@
+//! The rows of a training step, each a pure function of `(seed, step, row)`.
+
+use std::ops::Range;
+
+use candle_core::{Device, Result, Tensor};
+
+use super::pairs::Pairs;
+use crate::data::Source;
+use crate::flow::noise::Stream;
+
+/// Stream of the noise generator that training rows are drawn from.
+const STREAM: u32 = 2;
+
+/// Rows of one micro-batch.
+pub struct Rows {
+    /// Noise, `(B, …)`.
+    pub x0: Tensor,
+    /// Data, `(B, …)`.
+    pub x1: Tensor,
+    /// Start times, `(B,)`.
+    pub s: Tensor,
+    /// End times, `(B,)`.
+    pub t: Tensor,
+    /// Classes, u32 `(B,)`; the null class is the number of classes.
+    pub labels: Tensor,
+    /// Whether `s = t` in every row.
+    pub diagonal: bool,
+}
+
+impl Rows {
+    /// The interpolant at the start times, `I_s = (1 - s) x₀ + s x₁`.
+    pub fn interpolant(&self) -> Result<Tensor> {
+        let mut shape = vec![1; self.x0.rank()];
+        shape[0] = self.x0.dim(0)?;
+        let s = self.s.reshape(shape)?;
+        &self.x0 + (&self.x1 - &self.x0)?.broadcast_mul(&s)?
+    }
+}
+
+/// What rows are drawn from.
+pub struct Draw<'a> {
+    /// The data.
+    pub source: &'a dyn Source,
+    /// The distribution of times.
+    pub pairs: Pairs,
+    /// The run's seed.
+    pub seed: u64,
+    /// Rows of a whole step.
+    pub batch: usize,
+    /// Standard deviation of the noise.
+    pub noise_scale: f32,
+    /// Fraction of rows whose class is hidden.
+    pub class_dropout: f64,
+}
+
+impl Draw<'_> {
+    /// Rows `rows` of step `step`.
+    #[expect(clippy::cast_possible_truncation, reason = "a batch has far fewer than 2³² rows; times are f32 in training")]
+    pub fn rows(&self, step: u64, rows: Range<usize>, device: &Device) -> Result<Rows> {
+        let (count, elements) = (rows.len(), self.source.shape().iter().product::<usize>());
+        let (mut x0, mut x1) = (vec![0f32; count * elements], vec![0f32; count * elements]);
+        let (mut s, mut t, mut labels) = (Vec::with_capacity(count), Vec::with_capacity(count), Vec::new());
+        let slots = x0.chunks_exact_mut(elements).zip(x1.chunks_exact_mut(elements));
+        for (row, (noise, data)) in rows.zip(slots) {
+            let mut stream = Stream::new(step_key(self.seed, step), row as u32, STREAM);
+            let label = self.source.draw(&mut || stream.uniform(), data);
+            let hidden = stream.uniform() < self.class_dropout;
+            labels.push(if hidden { self.source.classes().len() as u32 } else { label });
+            let (start, end) = self.pairs.draw(row, self.batch, || stream.uniform());
+            s.push(start as f32);
+            t.push(end as f32);
+            stream.fill_normal(noise);
+            noise.iter_mut().for_each(|v| *v *= self.noise_scale);
+        }
+        let shape: Vec<usize> = std::iter::once(count).chain(self.source.shape().iter().copied()).collect();
+        let diagonal = s == t;
+        Ok(Rows {
+            x0: Tensor::from_vec(x0, shape.as_slice(), device)?,
+            x1: Tensor::from_vec(x1, shape.as_slice(), device)?,
+            s: Tensor::from_vec(s, count, device)?,
+            t: Tensor::from_vec(t, count, device)?,
+            labels: Tensor::from_vec(labels, count, device)?,
+            diagonal,
+        })
+    }
+}
+
+/// One key for each step of each run: consecutive multiples of an odd constant never meet.
+fn step_key(seed: u64, step: u64) -> u64 {
+    seed.wrapping_add(step.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15))
+}

@@ -1,0 +1,206 @@
+//! The training loop.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use candle_core::{Device, Tensor};
+
+use super::batch::Draw;
+use super::learner::Learner;
+use super::objective::{FlowMatching, Lmd, Objective};
+use super::pairs::Pairs;
+use super::recipe::{ObjectiveRecipe, Recipe};
+use super::report::Report;
+use super::workers::Workers;
+use super::{samples, state};
+use crate::checkpoint::manifest::{DataSpec, SCHEMA_VERSION, TimeConvention, TrainingRecord};
+use crate::checkpoint::{self, Checkpoint, Manifest};
+use crate::data::{Source, Split};
+use crate::domain::Guidance;
+use crate::error::{Error, Result};
+use crate::model;
+
+/// Largest guidance scale that a trained checkpoint accepts where rows trained without their class allow guidance.
+const GUIDANCE_MAX: f32 = 8.0;
+
+/// A training run.
+pub struct Run<'a> {
+    /// The recipe's file.
+    pub recipe: &'a Path,
+    /// Folder of everything that the run writes: `checkpoint/`, `state.safetensors`, `log.jsonl`, `samples/`.
+    pub out: &'a Path,
+    /// Whether to go on from the state in `out`.
+    pub resume: bool,
+    /// Threads.
+    pub threads: usize,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// All steps were taken; the checkpoint is in this folder.
+    Finished(PathBuf),
+    /// It was asked to stop; it can be resumed from this step.
+    Stopped(u64),
+}
+
+/// Trains until the recipe's last step or until `stop` is set, which leaves a state to resume from.
+///
+/// # Errors
+/// [`Error::File`] for a wrong recipe, data set, teacher or state; [`Error::Compute`] when the loss is not finite.
+pub fn run(run: &Run<'_>, stop: &AtomicBool) -> Result<Outcome> {
+    let mut training = Training::prepare(run)?;
+    training.go(stop)
+}
+
+/// Everything that a run needs, in place.
+struct Training {
+    recipe: Recipe,
+    text: String,
+    out: PathBuf,
+    source: Box<dyn Source>,
+    objective: Box<dyn Objective>,
+    /// Content hash of the teacher.
+    teacher: Option<String>,
+    learner: Learner,
+    workers: Workers,
+}
+
+impl Training {
+    fn prepare(run: &Run<'_>) -> Result<Self> {
+        let (recipe, text) = Recipe::read(run.recipe)?;
+        let source = recipe.data.open(Split::Train)?;
+        let mut learner = Learner::new(&recipe, &data_spec(&recipe, source.as_ref()))?;
+        let (objective, teacher) = objective(&recipe.objective)?;
+        let state = state_path(run.out);
+        if run.resume {
+            state::load(&state, &mut learner, &recipe)?;
+        } else if state.exists() {
+            return Err(Error::file(&state, "a run was begun here; add --resume to go on, or choose another --out"));
+        } else if let Some(teacher) = &teacher {
+            learner.warm_start(|name| teacher.tensors.get(name))?;
+        }
+        Ok(Self {
+            workers: Workers::new(run.threads)?,
+            teacher: teacher.map(|teacher| teacher.manifest.weights.blake3),
+            out: run.out.to_owned(),
+            recipe,
+            text,
+            source,
+            objective,
+            learner,
+        })
+    }
+
+    fn go(&mut self, stop: &AtomicBool) -> Result<Outcome> {
+        let Recipe { steps, batch, every, .. } = self.recipe;
+        let mut report = Report::new(&self.out, self.learner.optimiser.steps, steps, batch)?;
+        while self.learner.optimiser.steps < steps {
+            if stop.load(Ordering::Relaxed) {
+                self.save()?;
+                return Ok(Outcome::Stopped(self.learner.optimiser.steps));
+            }
+            self.step(&mut report)?;
+            let step = self.learner.optimiser.steps;
+            if step.is_multiple_of(every.sample) || step == steps {
+                report.picture(step, &samples::picture(&self.learner, self.source.as_ref(), &self.recipe)?)?;
+            }
+            if step.is_multiple_of(every.save) || step == steps {
+                self.save()?;
+            }
+        }
+        let folder = checkpoint_path(&self.out);
+        report.say(&format!("finished; the checkpoint is in {}", folder.display()));
+        Ok(Outcome::Finished(folder))
+    }
+
+    fn step(&mut self, report: &mut Report) -> Result<()> {
+        let recipe = &self.recipe;
+        let draw = Draw {
+            source: self.source.as_ref(),
+            pairs: self.objective.pairs(),
+            seed: recipe.seed,
+            batch: recipe.batch,
+            noise_scale: recipe.noise_scale,
+            class_dropout: recipe.class_dropout,
+        };
+        let factor = recipe.schedule.factor(self.learner.optimiser.steps, recipe.steps);
+        let measured = self.learner.step(&self.workers, self.objective.as_ref(), &draw, factor)?;
+        report.step(&measured);
+        let step = self.learner.optimiser.steps;
+        if step.is_multiple_of(recipe.every.log) || step == recipe.steps {
+            report.line(step, &measured, recipe.optimiser.peak_learning_rate() * factor)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the checkpoint, then the state: a run killed in between repeats some steps and loses nothing.
+    fn save(&self) -> Result<()> {
+        let tensor = |(name, shape, values): (&str, &[usize], &[f32])| {
+            Ok((name.to_owned(), Tensor::from_slice(values, shape, &Device::Cpu)?))
+        };
+        let tensors = self.learner.averaged().map(tensor).collect::<Result<BTreeMap<_, _>>>()?;
+        checkpoint::write(&checkpoint_path(&self.out), &self.manifest(), &tensors, self.recipe.precision)?;
+        state::save(&state_path(&self.out), &self.learner, &self.text)
+    }
+
+    fn manifest(&self) -> Manifest {
+        let recipe = &self.recipe;
+        let steps = self.learner.optimiser.steps;
+        let data = data_spec(recipe, self.source.as_ref());
+        let guided = recipe.class_dropout > 0.0 && !data.classes.is_empty();
+        Manifest {
+            schema_version: SCHEMA_VERSION,
+            description: recipe.description.clone(),
+            architecture: recipe.model.clone(),
+            data,
+            noise_scale: recipe.noise_scale,
+            time_convention: TimeConvention::Noise0Data1,
+            guidance: if guided { Guidance::TwoCall { max: GUIDANCE_MAX } } else { Guidance::None },
+            time_pairs: self.objective.pairs().legal(),
+            training: TrainingRecord {
+                objective: self.objective.name().to_owned(),
+                steps,
+                samples: steps * recipe.batch as u64,
+                ema_decay: recipe.ema_decay,
+                recipe: self.text.clone(),
+                teacher: self.teacher.clone(),
+            },
+            weights: Default::default(),
+        }
+    }
+}
+
+/// The objective of a recipe, and its teacher.
+fn objective(recipe: &ObjectiveRecipe) -> Result<(Box<dyn Objective>, Option<Checkpoint>)> {
+    match recipe {
+        ObjectiveRecipe::FlowMatching {} => Ok((Box::new(FlowMatching), None)),
+        ObjectiveRecipe::Lmd { teacher, diagonal, from_noise, stop_gradient } => {
+            let checkpoint = Checkpoint::read(teacher)?;
+            let lmd = Lmd {
+                teacher: model::load(&checkpoint, &Device::Cpu)?,
+                pairs: Pairs::Triangle { diagonal: *diagonal, from_noise: *from_noise },
+                stop_gradient: *stop_gradient,
+            };
+            Ok((Box::new(lmd), Some(checkpoint)))
+        }
+    }
+}
+
+fn data_spec(recipe: &Recipe, source: &dyn Source) -> DataSpec {
+    DataSpec {
+        name: recipe.data.name(),
+        shape: source.shape().to_vec(),
+        range: source.range(),
+        classes: source.classes().to_vec(),
+    }
+}
+
+fn checkpoint_path(out: &Path) -> PathBuf {
+    out.join("checkpoint")
+}
+
+fn state_path(out: &Path) -> PathBuf {
+    out.join("state.safetensors")
+}
