@@ -18,6 +18,11 @@ use crate::error::Result;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RowId(pub u64);
 
+impl RowId {
+    /// Rows from here up are probes that measure the engine, not images.
+    pub const FIRST_PROBE: Self = Self(1 << 63);
+}
+
 /// Where a row begins.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Start {

@@ -65,7 +65,8 @@ impl Record {
     }
 }
 
-/// Called with every batch before it runs; decides how it ends. May advance a clock, drop a ticket, or panic.
+/// Called with every batch before it runs, probes excepted; decides how it ends. May advance a clock, drop a ticket, or
+/// panic.
 pub type Script = Box<dyn FnMut(&Batch) -> Verdict + Send>;
 
 /// An engine that computes nothing: each row's final state is its number of evaluations, in every element.
@@ -90,7 +91,6 @@ impl Scripted {
         let made = self.evaluations.remove(&step.row).unwrap_or(0) + 1;
         if step.last {
             let elements = self.elements.get(batch.model.0).copied().unwrap_or(0);
-            #[expect(clippy::cast_precision_loss, reason = "a handful of evaluations")]
             return Outcome::Finished(vec![made as f32; elements]);
         }
         self.evaluations.insert(step.row, made);
@@ -100,6 +100,9 @@ impl Scripted {
 
 impl Engine for Scripted {
     fn step(&mut self, batch: &Batch) -> Result<Vec<Outcome>> {
+        if batch.rows.iter().all(|step| step.row >= RowId::FIRST_PROBE) {
+            return Ok(vec![Outcome::Finished(Vec::new()); batch.rows.len()]);
+        }
         lock(&self.record.batches).push(batch.clone());
         let failing = match (self.script)(batch) {
             Verdict::Proceed => None,
