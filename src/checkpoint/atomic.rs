@@ -21,7 +21,8 @@ use crate::error::{Error, Result};
 /// Writes `bytes` to the file `path`, making its folder where there is none.
 ///
 /// # Errors
-/// [`Error::File`] where the operating system refuses; the old content is then still there.
+/// [`Error::File`] where the operating system refuses; the file then holds the old content (or, where only the last
+/// flush failed, all of the new).
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     let parent = parent_of(path);
     fs::create_dir_all(parent).map_err(|e| Error::io(parent, "make the folder", e))?;
@@ -38,7 +39,8 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
 /// Makes `dir` a folder of exactly `files` (name and content), making its parents where there are none.
 ///
 /// # Errors
-/// [`Error::File`] where the operating system refuses; the old folder is then still there.
+/// [`Error::File`] where the operating system refuses; `dir` is then the old folder (or, where only the last flush
+/// failed, the complete new one).
 pub fn write_folder(dir: &Path, files: &[(&str, &[u8])]) -> Result<()> {
     let parent = parent_of(dir);
     fs::create_dir_all(parent).map_err(|e| Error::io(parent, "make the folder", e))?;

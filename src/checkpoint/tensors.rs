@@ -24,7 +24,7 @@ const MAX_DIMENSIONS: usize = 8;
 const LENGTH_BYTES: usize = 8;
 
 /// How numbers are stored; in memory they are always f32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, serde::Serialize)]
 pub enum Precision {
     /// IEEE half precision, 2 bytes.
     F16,
