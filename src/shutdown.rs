@@ -6,13 +6,17 @@
 use std::future::Future;
 use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::error::{Error, Result};
 
 /// How long requests that are cut off have to tell their clients so.
 const FLUSH: Duration = Duration::from_millis(500);
+
+/// Requests to stop that are remembered: no one has a use for a third.
+const STOPS_KEPT: usize = 2;
 
 /// How long each part of stopping takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,11 +41,11 @@ pub enum Ending {
 /// What can be stopped.
 pub trait Stoppable {
     /// Tells load balancers to go elsewhere; requests are still served.
-    fn refuse(&self) -> impl Future<Output = ()>;
+    fn refuse(&self) -> impl Future<Output = ()> + Send;
     /// Takes no connection and no request from now on; returns at once.
     fn stop_accepting(&self);
     /// Waits until every open request has ended.
-    fn finished(&self) -> impl Future<Output = ()>;
+    fn finished(&self) -> impl Future<Output = ()> + Send;
     /// Fails every open request; returns at once.
     fn abort(&self);
 }
@@ -68,31 +72,55 @@ pub async fn stop(service: &impl Stoppable, timing: Timing, hurry: impl Future<O
     ending
 }
 
-/// The signals that ask a process to stop: SIGTERM and SIGINT.
+/// Requests to stop, in the order in which they come: the first begins the sequence, the second ends it.
 #[derive(Debug)]
-pub struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
+pub struct Stops(mpsc::Receiver<()>);
 
-impl Signals {
-    /// Listens from now on: called before anything slow, so that a signal during start-up is not lost.
+impl Stops {
+    /// SIGTERM and SIGINT, from now on: called before anything slow, so that a signal during start-up is not lost.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the system refuses, or outside of a runtime.
-    pub fn listen() -> Result<Self> {
-        let refused = |e| Error::Unavailable(format!("cannot listen for signals: {e}"));
-        let on = |kind| signal(kind).map_err(refused);
-        Ok(Self { terminate: on(SignalKind::terminate())?, interrupt: on(SignalKind::interrupt())? })
+    /// [`Error::Unavailable`] when the system refuses.
+    pub fn signals() -> Result<Self> {
+        let on = |kind| signal(kind).map_err(|e| Error::Unavailable(format!("cannot listen for signals: {e}")));
+        let (mut terminate, mut interrupt) = (on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
+        let (stopper, stops) = Self::manual();
+        tokio::spawn(async move {
+            loop {
+                let signal = tokio::select! {
+                    _ = terminate.recv() => "SIGTERM",
+                    _ = interrupt.recv() => "SIGINT",
+                };
+                tracing::info!(signal, "asked to stop");
+                stopper.stop();
+            }
+        });
+        Ok(stops)
     }
 
-    /// Waits for the next one.
+    /// For a server inside another program: it stops when the [`Stopper`] says so.
+    pub fn manual() -> (Stopper, Self) {
+        let (sender, receiver) = mpsc::channel(STOPS_KEPT);
+        (Stopper(sender), Self(receiver))
+    }
+
+    /// Waits for the next one; for ever where none can come. Safe to cancel.
     pub async fn next(&mut self) {
-        let name = tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        };
-        tracing::info!(signal = name, "asked to stop");
+        if self.0.recv().await.is_none() {
+            std::future::pending().await
+        }
+    }
+}
+
+/// Asks a server to stop.
+#[derive(Debug, Clone)]
+pub struct Stopper(mpsc::Sender<()>);
+
+impl Stopper {
+    /// Asks once; the second time there is no more waiting.
+    pub fn stop(&self) {
+        // A full channel holds all that can still matter.
+        let _ = self.0.try_send(());
     }
 }
 

@@ -4,7 +4,8 @@ use prost::bytes::Bytes;
 
 use super::proto::v1;
 use crate::domain::ModelInfo;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::picture;
 
 /// States of at most this many elements are encoded where they arrive: a PNG of 64 × 64 × 3 takes about as long as
 /// handing it to another thread and back. Larger ones would hold up the other streams of the thread.
@@ -46,14 +47,18 @@ impl Encoding {
         }
         let (shape, range) = (model.shape.clone(), model.value_range);
         let encoded = tokio::task::spawn_blocking(move || self.bytes(&state, &shape, range)).await;
-        encoded.unwrap_or_else(|e| Err(crate::error::Error::Compute(format!("encoding failed: {e}"))))
+        encoded.unwrap_or_else(|e| Err(Error::Compute(format!("encoding failed: {e}"))))
     }
 
     fn bytes(self, state: &[f32], shape: &[usize], range: [f32; 2]) -> Result<Bytes> {
         Ok(match self {
             Self::Float32 => state.iter().flat_map(|x| x.to_le_bytes()).collect(),
             Self::Uint8 => picture::to_u8(state, range).into(),
-            Self::Png => picture::png(shape, &picture::to_u8(state, range))?.into(),
+            Self::Png => {
+                let shape =
+                    <[usize; 3]>::try_from(shape).map_err(|_| Error::Compute(format!("{shape:?} is no image")))?;
+                picture::png::encode(&picture::to_u8(state, range), shape)?.into()
+            }
         })
     }
 }
@@ -82,32 +87,5 @@ mod tests {
         let bytes = Encoding::Uint8.encode(vec![1.0; 3 * 65 * 65], &model).await.unwrap();
         assert_eq!(bytes.len(), 3 * 65 * 65);
         assert!(Encoding::Png.encode(vec![1.0; 3 * 65 * 65], &model).await.is_ok());
-    }
-}
-
-/// Stands in until the picture room is there.
-mod picture {
-    use crate::error::{Error, Result};
-
-    pub(super) fn to_u8(state: &[f32], [low, high]: [f32; 2]) -> Vec<u8> {
-        state.iter().map(|x| ((x - low) / (high - low) * 255.0).round().clamp(0.0, 255.0) as u8).collect()
-    }
-
-    pub(super) fn png(shape: &[usize], bytes: &[u8]) -> Result<Vec<u8>> {
-        let &[channels, height, width] = shape else { return Err(Error::Compute("not an image".into())) };
-        let plane = height * width;
-        let pixels: Vec<u8> = (0..plane).flat_map(|i| (0..channels).map(move |c| bytes[c * plane + i])).collect();
-        let colour = if channels == 1 { image::ColorType::L8 } else { image::ColorType::Rgb8 };
-        let mut file = std::io::Cursor::new(Vec::new());
-        image::write_buffer_with_format(
-            &mut file,
-            &pixels,
-            width as u32,
-            height as u32,
-            colour,
-            image::ImageFormat::Png,
-        )
-        .map_err(|e| Error::Compute(e.to_string()))?;
-        Ok(file.into_inner())
     }
 }

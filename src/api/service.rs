@@ -1,6 +1,7 @@
 //! The generation service: takes calls apart, refuses or starts them, and counts each exactly once.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tonic::{Code, Request, Response, Status};
@@ -20,7 +21,7 @@ use crate::scheduler::Handle;
 use crate::telemetry::metrics;
 
 /// When to retry a server that has as many requests as it takes: streams end at the pace of images, not of seconds.
-const REQUESTS_RETRY: std::time::Duration = std::time::Duration::from_millis(100);
+const REQUESTS_RETRY: Duration = Duration::from_millis(100);
 
 /// The service behind every connection.
 #[derive(Debug, Clone)]
@@ -43,6 +44,13 @@ impl Service {
     pub fn new(catalogue: Catalogue, scheduler: Handle, settings: Settings) -> Self {
         let requests = Arc::new(Semaphore::new(settings.max_requests.min(Semaphore::MAX_PERMITS)));
         Self { shared: Arc::new(Shared { catalogue, scheduler, settings, requests }) }
+    }
+
+    /// Waits until no generation request is open. Requests that come while it waits are refused.
+    pub async fn idle(&self) {
+        let all = u32::try_from(self.shared.settings.max_requests).unwrap_or(u32::MAX);
+        // Fails on a closed semaphore only, and this one is never closed.
+        let _ = self.shared.requests.acquire_many(all).await;
     }
 
     /// Its settings.
