@@ -14,8 +14,8 @@ use super::recipe::{ObjectiveRecipe, Recipe};
 use super::report::Report;
 use super::workers::Workers;
 use super::{samples, state};
-use crate::checkpoint::manifest::{DataSpec, SCHEMA_VERSION, TimeConvention, TrainingRecord};
-use crate::checkpoint::{self, Checkpoint, Manifest};
+use crate::checkpoint::manifest::SCHEMA_VERSION;
+use crate::checkpoint::{Checkpoint, DataSpec, Manifest, TimeConvention, TrainingRecord, WeightsRecord};
 use crate::data::{Source, Split};
 use crate::domain::Guidance;
 use crate::error::{Error, Result};
@@ -141,7 +141,7 @@ impl Training {
             Ok((name.to_owned(), Tensor::from_slice(values, shape, &Device::Cpu)?))
         };
         let tensors = self.learner.averaged().map(tensor).collect::<Result<BTreeMap<_, _>>>()?;
-        checkpoint::write(&checkpoint_path(&self.out), &self.manifest(), &tensors, self.recipe.precision)?;
+        Checkpoint::write(&checkpoint_path(&self.out), self.manifest(), &tensors, self.recipe.precision)?;
         state::save(&state_path(&self.out), &self.learner, &self.text)
     }
 
@@ -167,7 +167,7 @@ impl Training {
                 recipe: self.text.clone(),
                 teacher: self.teacher.clone(),
             },
-            weights: Default::default(),
+            weights: WeightsRecord { parameters: 0, blake3: String::new() },
         }
     }
 }
