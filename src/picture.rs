@@ -1,1 +1,44 @@
-//! Pictures for people: PNG files, grids of samples with captions.
+//! Pictures for people: PNG files, grids of samples with captions, densities of points.
+//!
+//! A leaf: it takes bytes and gives bytes, and knows no other room but `error`.
+
+pub mod density;
+pub mod grid;
+pub mod png;
+
+mod canvas;
+
+pub use density::Density;
+pub use grid::Grid;
+
+/// Values in `range` as bytes: the ends map to 0 and 255, values beyond them are clamped, halves round away from zero
+/// and NaN is 0.
+pub fn to_u8(values: &[f32], range: [f32; 2]) -> Vec<u8> {
+    let [low, high] = range;
+    let scale = 255.0 / (high - low);
+    values.iter().map(|value| byte((value - low) * scale)).collect()
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the cast saturates and maps NaN to 0")]
+fn byte(value: f32) -> u8 {
+    value.round() as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_survive_the_way_to_values_and_back() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        let values: Vec<f32> = bytes.iter().map(|&p| f32::from(p) / 127.5 - 1.0).collect();
+        assert_eq!(to_u8(&values, [-1.0, 1.0]), bytes);
+    }
+
+    #[test]
+    fn values_are_clamped_and_rounded() {
+        let values = [-2.0, 1.5, 0.5, f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
+        assert_eq!(to_u8(&values, [0.0, 1.0]), [0, 255, 128, 0, 255, 0]);
+        assert_eq!(to_u8(&[0.5, 1.5, 2.49], [0.0, 255.0]), [1, 2, 2]);
+    }
+}

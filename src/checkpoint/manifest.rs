@@ -1,8 +1,13 @@
 //! `config.json`: everything about a model but its weights.
 
-use serde::{Deserialize, Serialize};
+use std::path::Path;
 
-use crate::domain::{Guidance, TimePairs};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::validate;
+use crate::domain::{Guidance, ModelId, ModelInfo, TimePairs};
+use crate::error::{Error, Result};
 
 /// The only schema version that this crate writes and reads.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -33,6 +38,92 @@ pub struct Manifest {
     pub weights: WeightsRecord,
 }
 
+impl Manifest {
+    /// Reads and checks the bytes of `config.json`. `origin` names the file in errors.
+    ///
+    /// # Errors
+    /// [`Error::File`] where the bytes are not JSON, of another schema version (said before any field is judged), have
+    /// an unknown, missing or doubled field, or break a bound.
+    pub fn parse(bytes: &[u8], origin: &Path) -> Result<Self> {
+        let value: Value =
+            serde_json::from_slice(bytes).map_err(|e| Error::file(origin, format!("is not JSON: {e}")))?;
+        check_version(&value, origin)?;
+        let manifest: Self = serde_json::from_slice(bytes).map_err(|e| Error::file(origin, e))?;
+        manifest.validate(origin)?;
+        match manifest.unknown_field(&value) {
+            Some(field) => Err(Error::file(origin, format!("unknown field `{field}`"))),
+            None => Ok(manifest),
+        }
+    }
+
+    /// The text of `config.json`. `origin` names the file in errors.
+    ///
+    /// # Errors
+    /// [`Error::File`] where the manifest breaks a bound, or a number would not be read back exactly.
+    pub fn to_json(&self, origin: &Path) -> Result<String> {
+        let text = serde_json::to_string_pretty(self).map_err(|e| Error::file(origin, e))? + "\n";
+        match Self::parse(text.as_bytes(), origin)? {
+            back if back == *self => Ok(text),
+            _ => Err(Error::file(origin, "holds a number that JSON does not carry exactly; use fewer digits")),
+        }
+    }
+
+    /// Checks every number against its bound, so that no manifest can ask a network builder for absurd sizes.
+    ///
+    /// # Errors
+    /// [`Error::File`] with every problem.
+    pub fn validate(&self, origin: &Path) -> Result<()> {
+        let problems = validate::problems(self);
+        if problems.is_empty() { Ok(()) } else { Err(Error::file(origin, problems.join("; "))) }
+    }
+
+    /// The model as its users see it.
+    pub fn info(&self, id: ModelId) -> ModelInfo {
+        ModelInfo {
+            id,
+            description: self.description.clone(),
+            architecture: self.architecture.kind().to_owned(),
+            parameters: self.weights.parameters,
+            shape: self.data.shape.clone(),
+            value_range: self.data.range,
+            noise_scale: self.noise_scale,
+            classes: self.data.classes.clone(),
+            guidance: self.guidance,
+            time_pairs: self.time_pairs,
+            objective: self.training.objective.clone(),
+            content_hash: self.weights.blake3.clone(),
+        }
+    }
+
+    /// The path of a field of `given` that the manifest does not have. Serde itself finds all but those beside the tag
+    /// of an enum's unit variant, as in `{"kind": "none", "max": 3}`.
+    fn unknown_field(&self, given: &Value) -> Option<String> {
+        serde_json::to_value(self).ok().and_then(|known| extra_key(given, &known))
+    }
+}
+
+fn check_version(value: &Value, origin: &Path) -> Result<()> {
+    match value.get("schema_version").map(Value::as_u64) {
+        Some(Some(version)) if version == u64::from(SCHEMA_VERSION) => Ok(()),
+        Some(Some(version)) => {
+            let remedy = "use the release of this program that wrote it, or a newer one";
+            let problem = format!("schema version {version} is not the one read here, {SCHEMA_VERSION}; {remedy}");
+            Err(Error::file(origin, problem))
+        }
+        _ => Err(Error::file(origin, "has no `schema_version` number, so it is not a checkpoint's manifest")),
+    }
+}
+
+fn extra_key(given: &Value, known: &Value) -> Option<String> {
+    let (Value::Object(given), Value::Object(known)) = (given, known) else {
+        return None;
+    };
+    given.iter().find_map(|(key, value)| match known.get(key) {
+        None => Some(key.clone()),
+        Some(inner) => extra_key(value, inner).map(|rest| format!("{key}.{rest}")),
+    })
+}
+
 /// A network and its numbers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
@@ -61,6 +152,16 @@ pub enum Architecture {
         /// Highest angular frequency of the time embedding, rad per unit time.
         max_frequency: f64,
     },
+}
+
+impl Architecture {
+    /// Name of the kind, as `config.json` has it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Mlp { .. } => "mlp",
+            Self::Dit { .. } => "dit",
+        }
+    }
 }
 
 /// Layout, range and classes of the data.
@@ -103,12 +204,111 @@ pub struct TrainingRecord {
     pub teacher: Option<String>,
 }
 
-/// What the file of weights must be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What the file of weights must be. The default belongs to weights that are not written yet.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WeightsRecord {
     /// Number of weights.
     pub parameters: u64,
     /// BLAKE3 of `model.safetensors`, in hexadecimal.
     pub blake3: String,
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A manifest that breaks no bound.
+    pub(in crate::checkpoint) fn example() -> Manifest {
+        Manifest {
+            schema_version: SCHEMA_VERSION,
+            description: "clothes".into(),
+            architecture: Architecture::Dit {
+                patch: 2,
+                width: 64,
+                depth: 2,
+                heads: 4,
+                mlp_ratio: 4,
+                frequencies: 16,
+                max_frequency: 100.5,
+            },
+            data: DataSpec {
+                name: "fashion-mnist".into(),
+                shape: vec![1, 28, 28],
+                range: [-1.0, 1.0],
+                classes: vec!["bag".into(), "boot".into()],
+            },
+            noise_scale: 1.0,
+            time_convention: TimeConvention::Noise0Data1,
+            guidance: Guidance::None,
+            time_pairs: TimePairs::Triangle,
+            training: TrainingRecord {
+                objective: "lmd".into(),
+                steps: 10,
+                samples: 1000,
+                ema_decay: 0.999,
+                recipe: "seed = 1".into(),
+                teacher: Some("ab".repeat(32)),
+            },
+            weights: WeightsRecord { parameters: 12, blake3: "0f".repeat(32) },
+        }
+    }
+
+    fn parse(text: &str) -> Result<Manifest> {
+        Manifest::parse(text.as_bytes(), Path::new("config.json"))
+    }
+
+    fn problem(text: &str) -> String {
+        parse(text).err().map(|e| e.to_string()).unwrap_or_default()
+    }
+
+    fn json() -> String {
+        example().to_json(Path::new("config.json")).unwrap()
+    }
+
+    #[test]
+    fn it_reads_what_it_writes() {
+        assert_eq!(parse(&json()).unwrap(), example());
+        let info = example().info(ModelId { name: "clothes".into(), version: 2 });
+        assert_eq!((info.architecture.as_str(), info.elements(), info.parameters), ("dit", 784, 12));
+    }
+
+    #[test]
+    fn the_schema_version_is_judged_before_anything_else() {
+        let later = r#"{"schema_version": 7, "novelty": true}"#;
+        assert!(problem(later).contains("schema version 7 is not the one read here, 1"));
+        assert!(problem("{}").contains("no `schema_version`") && problem("[").contains("is not JSON"));
+    }
+
+    #[test]
+    fn unknown_missing_and_doubled_fields_are_refused_at_any_depth() {
+        for (from, to, expected) in [
+            ("\"noise_scale\"", "\"noise\"", "unknown field `noise`"),
+            ("\"patch\": 2,", "", "missing field `patch`"),
+            ("\"patch\": 2,", "\"patch\": 2, \"patch\": 2,", "duplicate field `patch`"),
+            ("\"steps\": 10,", "\"steps\": 10, \"steps\": 10,", "duplicate field `steps`"),
+            ("\"kind\": \"none\"", "\"kind\": \"none\", \"max\": 3", "unknown field `guidance.max`"),
+            ("\"kind\": \"dit\"", "\"kind\": \"unet\"", "unknown variant `unet`"),
+            ("\"patch\": 2", "\"patch\": 3", "patch"),
+        ] {
+            let text = json().replace(from, to);
+            assert_ne!(text, json(), "{from}");
+            assert!(problem(&text).contains(expected), "{}", problem(&text));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_changed_byte_is_an_error_or_a_legal_manifest(at in 0usize..2000, byte in any::<u8>()) {
+            let mut bytes = json().into_bytes();
+            let at = at % bytes.len();
+            bytes[at] = byte;
+            if let Ok(manifest) = Manifest::parse(&bytes, Path::new("config.json")) {
+                let again = manifest.to_json(Path::new("config.json"));
+                prop_assert_eq!(parse(&again.unwrap()).unwrap(), manifest);
+            }
+        }
+    }
 }

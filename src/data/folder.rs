@@ -103,9 +103,16 @@ impl Stack {
         match self.layout.size {
             None => image,
             Some(side) if image.width() == side && image.height() == side => image,
-            Some(side) => image.resize_to_fill(side, side, FilterType::CatmullRom),
+            Some(side) => centre_square(&image).resize_exact(side, side, FilterType::CatmullRom),
         }
     }
+}
+
+/// Cropping comes before scaling, so that the memory taken depends on no image's aspect.
+fn centre_square(image: &DynamicImage) -> DynamicImage {
+    let (width, height) = (image.width(), image.height());
+    let side = width.min(height);
+    image.crop_imm((width - side) / 2, (height - side) / 2, side, side)
 }
 
 fn decode(path: &Path) -> Result<DynamicImage> {
@@ -205,10 +212,19 @@ mod tests {
     }
 
     #[test]
+    fn the_middle_is_kept() {
+        let stripes = RgbImage::from_fn(9, 3, |x, _| Rgb([if (3..6).contains(&x) { 200 } else { 0 }; 3]));
+        let middle = centre_square(&DynamicImage::ImageRgb8(stripes)).into_rgb8();
+        assert_eq!((middle.dimensions(), middle.into_raw()), ((3, 3), vec![200; 27]));
+    }
+
+    #[test]
     fn what_is_no_image_is_named() {
         let folder = tempfile::tempdir().unwrap();
         assert!(problem(read(folder.path(), Split::Train, Layout::default())).contains("holds no PNG"));
         std::fs::write(folder.path().join("a.png"), [0u8; 40]).unwrap();
+        assert!(problem(read(folder.path(), Split::Train, Layout::default())).contains("a.png: cannot be decoded"));
+        save(&folder.path().join("a.png"), MAX_SIDE + 1, 1, [0; 3]);
         assert!(problem(read(folder.path(), Split::Train, Layout::default())).contains("a.png: cannot be decoded"));
         assert!(problem(read(&folder.path().join("no"), Split::Train, Layout::default())).contains("cannot list it"));
     }

@@ -1,8 +1,9 @@
 //! Labelled images in memory, one byte a number.
 
+use std::path::Path;
+
 use super::Source;
 use crate::error::{Error, Result};
-use std::path::Path;
 
 /// Images of one shape with their labels.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,0 +1,251 @@
+//! Bounds of a manifest: what no checkpoint may ask for, whoever wrote it.
+//!
+//! The bounds are far above any model that this program trains; they are there so that a damaged or hostile
+//! `config.json` is refused before a network of its sizes is built.
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+
+use super::manifest::{Architecture, DataSpec, Manifest, SCHEMA_VERSION, TrainingRecord, WeightsRecord};
+use crate::domain::Guidance;
+
+/// Most weights: 8 GiB in memory.
+const MAX_PARAMETERS: u64 = 1 << 31;
+/// Most numbers in one sample.
+const MAX_ELEMENTS: usize = 1 << 22;
+/// Longest side of a sample.
+const MAX_SIDE: usize = 4096;
+/// Most patches of an image: attention is quadratic in them.
+const MAX_TOKENS: usize = 1 << 14;
+/// Most classes.
+const MAX_CLASSES: usize = 100_000;
+/// Longest name or sentence in bytes.
+const MAX_TEXT_BYTES: usize = 4096;
+/// Longest recipe in bytes.
+const MAX_RECIPE_BYTES: usize = 1 << 20;
+const MAX_WIDTH: usize = 1 << 14;
+const MAX_DEPTH: usize = 256;
+const MAX_MLP_RATIO: usize = 16;
+const MAX_FREQUENCIES: usize = 4096;
+/// Highest angular frequency of an embedding, rad per unit time.
+const MAX_FREQUENCY: f64 = 1e6;
+const MAX_NOISE_SCALE: f32 = 1e3;
+const MAX_GUIDANCE: f32 = 1e3;
+/// Largest magnitude of a data value.
+const MAX_VALUE: f32 = 1e6;
+
+/// Everything that is wrong with a manifest, one sentence each.
+pub(super) fn problems(manifest: &Manifest) -> Vec<String> {
+    let mut all = Problems::default();
+    all.within("schema_version", manifest.schema_version, SCHEMA_VERSION..=SCHEMA_VERSION);
+    all.text("description", &manifest.description, MAX_TEXT_BYTES);
+    all.within("noise_scale", manifest.noise_scale, f32::MIN_POSITIVE..=MAX_NOISE_SCALE);
+    data(&manifest.data, &mut all);
+    guidance(manifest.guidance, &manifest.data, &mut all);
+    training(&manifest.training, &mut all);
+    weights(&manifest.weights, &mut all);
+    match &manifest.architecture {
+        Architecture::Mlp { .. } => mlp(manifest, &mut all),
+        Architecture::Dit { .. } => dit(manifest, &mut all),
+    }
+    all.0
+}
+
+fn data(data: &DataSpec, all: &mut Problems) {
+    all.text("data.name", &data.name, MAX_TEXT_BYTES);
+    all.require(matches!(data.shape.len(), 1 | 3), || {
+        format!("data.shape {:?} is neither [d] nor [channels, height, width]", data.shape)
+    });
+    data.shape.iter().for_each(|&side| all.within("data.shape", side, 1..=MAX_SIDE));
+    let elements = product(&data.shape);
+    all.require(elements.is_some_and(|n| n <= MAX_ELEMENTS), || {
+        format!("data.shape {:?} has more than {MAX_ELEMENTS} numbers", data.shape)
+    });
+    let [low, high] = data.range;
+    data.range.iter().for_each(|&value| all.within("data.range", value, -MAX_VALUE..=MAX_VALUE));
+    all.require(low < high, || format!("data.range [{low}, {high}] does not rise"));
+    classes(&data.classes, all);
+}
+
+fn classes(classes: &[String], all: &mut Problems) {
+    all.require(classes.len() <= MAX_CLASSES, || format!("data.classes has more than {MAX_CLASSES} names"));
+    let unusual = classes.iter().find(|name| name.is_empty() || name.len() > MAX_TEXT_BYTES);
+    all.require(unusual.is_none(), || "data.classes has a name that is empty or too long".into());
+    let distinct: BTreeSet<_> = classes.iter().collect();
+    all.require(distinct.len() == classes.len(), || "data.classes has a name twice".into());
+}
+
+fn guidance(guidance: Guidance, data: &DataSpec, all: &mut Problems) {
+    match guidance {
+        Guidance::None => return,
+        Guidance::Baked { scale } => all.within("guidance.scale", scale, 0.0..=MAX_GUIDANCE),
+        Guidance::Input { max } | Guidance::TwoCall { max } => all.within("guidance.max", max, 1.0..=MAX_GUIDANCE),
+    }
+    all.require(!data.classes.is_empty(), || "guidance needs classes to guide towards, and there are none".into());
+}
+
+fn training(training: &TrainingRecord, all: &mut Problems) {
+    all.text("training.objective", &training.objective, MAX_TEXT_BYTES);
+    all.within("training.ema_decay", training.ema_decay, 0.0..=1.0);
+    all.require(training.recipe.len() <= MAX_RECIPE_BYTES, || {
+        format!("training.recipe is longer than {MAX_RECIPE_BYTES} bytes")
+    });
+    if let Some(teacher) = &training.teacher {
+        all.hash("training.teacher", teacher);
+    }
+}
+
+fn weights(weights: &WeightsRecord, all: &mut Problems) {
+    all.within("weights.parameters", weights.parameters, 1..=MAX_PARAMETERS);
+    all.hash("weights.blake3", &weights.blake3);
+}
+
+fn mlp(manifest: &Manifest, all: &mut Problems) {
+    let Architecture::Mlp { width, depth } = manifest.architecture else { return };
+    all.within("architecture.width", width, 1..=MAX_WIDTH);
+    all.within("architecture.depth", depth, 1..=MAX_DEPTH);
+    all.require(manifest.data.shape.len() == 1, || "an mlp needs data of shape [d]".into());
+    all.fits(manifest, width, depth.saturating_sub(1).checked_mul(width));
+}
+
+fn dit(manifest: &Manifest, all: &mut Problems) {
+    let Architecture::Dit { patch, width, depth, heads, mlp_ratio, frequencies, max_frequency } = manifest.architecture
+    else {
+        return;
+    };
+    all.within("architecture.patch", patch, 1..=MAX_SIDE);
+    all.within("architecture.width", width, 1..=MAX_WIDTH);
+    all.within("architecture.depth", depth, 1..=MAX_DEPTH);
+    all.within("architecture.mlp_ratio", mlp_ratio, 1..=MAX_MLP_RATIO);
+    all.within("architecture.frequencies", frequencies, 1..=MAX_FREQUENCIES);
+    all.within("architecture.max_frequency", max_frequency, f64::MIN_POSITIVE..=MAX_FREQUENCY);
+    all.require(heads > 0 && width.is_multiple_of(heads), || {
+        format!("architecture.heads {heads} does not divide architecture.width {width}")
+    });
+    patches(&manifest.data.shape, patch, all);
+    // Of a block: 4 width² in attention, 2 · ratio · width² in the MLP.
+    let block = mlp_ratio.checked_mul(2).and_then(|n| n.checked_add(4)).and_then(|n| n.checked_mul(width));
+    all.fits(manifest, width, block.and_then(|n| n.checked_mul(depth)));
+}
+
+fn patches(shape: &[usize], patch: usize, all: &mut Problems) {
+    let [_, height, width] = *shape else {
+        return all.require(false, || "a dit needs data of shape [channels, height, width]".into());
+    };
+    let divides = patch > 0 && height.is_multiple_of(patch) && width.is_multiple_of(patch);
+    all.require(divides, || format!("architecture.patch {patch} does not divide an image of {height} × {width}"));
+    let tokens = if divides { product(&[height / patch, width / patch]) } else { Some(0) };
+    all.require(tokens.is_some_and(|n| n <= MAX_TOKENS), || {
+        format!("architecture.patch {patch} makes more than {MAX_TOKENS} tokens of an image")
+    });
+}
+
+fn product(sides: &[usize]) -> Option<usize> {
+    sides.iter().try_fold(1usize, |n, &side| n.checked_mul(side))
+}
+
+/// Problems found so far.
+#[derive(Default)]
+struct Problems(Vec<String>);
+
+impl Problems {
+    fn require(&mut self, holds: bool, problem: impl FnOnce() -> String) {
+        if !holds {
+            self.0.push(problem());
+        }
+    }
+
+    /// A number in its bounds; NaN is in none.
+    fn within<T: PartialOrd + Display>(&mut self, field: &str, value: T, bounds: RangeInclusive<T>) {
+        self.require(bounds.contains(&value), || {
+            format!("{field} {value} is not between {} and {}", bounds.start(), bounds.end())
+        });
+    }
+
+    fn text(&mut self, field: &str, text: &str, limit: usize) {
+        self.require(!text.is_empty() && text.len() <= limit, || {
+            format!("{field} is empty or longer than {limit} bytes")
+        });
+    }
+
+    fn hash(&mut self, field: &str, text: &str) {
+        let hexadecimal = text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        self.require(text.len() == 64 && hexadecimal, || {
+            format!("{field} '{text}' is not a BLAKE3 hash of 64 lower-case hexadecimal digits")
+        });
+    }
+
+    /// The network's body of `width · rows` weights and its table of classes must be of a size that can be loaded.
+    fn fits(&mut self, manifest: &Manifest, width: usize, rows: Option<usize>) {
+        let rows = rows.and_then(|n| n.checked_add(manifest.data.classes.len()));
+        let weights = rows.and_then(|n| n.checked_mul(width)).and_then(|n| u64::try_from(n).ok());
+        self.require(weights.is_some_and(|n| n <= MAX_PARAMETERS), || {
+            format!("architecture asks for more than {MAX_PARAMETERS} weights")
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::manifest::tests::example;
+    use super::*;
+
+    /// What the bounds say of the example after `change`.
+    fn check(change: impl FnOnce(&mut Manifest)) -> String {
+        let mut manifest = example();
+        change(&mut manifest);
+        problems(&manifest).join("; ")
+    }
+
+    fn dit(change: impl FnOnce([&mut usize; 5])) -> String {
+        check(|m| {
+            if let Architecture::Dit { patch, width, depth, heads, mlp_ratio, .. } = &mut m.architecture {
+                change([patch, width, depth, heads, mlp_ratio]);
+            }
+        })
+    }
+
+    #[test]
+    fn the_example_is_legal() {
+        assert_eq!(check(|_| ()), "");
+    }
+
+    #[test]
+    fn sizes_are_bounded() {
+        assert!(dit(|[patch, ..]| *patch = 0).contains("architecture.patch 0 is not between"));
+        assert!(dit(|[patch, ..]| *patch = 5).contains("does not divide an image of 28 × 28"));
+        assert!(dit(|[_, width, ..]| *width = usize::MAX).contains("more than 2147483648 weights"));
+        assert!(dit(|[_, width, depth, ..]| (*width, *depth) = (1 << 14, 256)).contains("weights"));
+        assert!(dit(|[.., heads, _]| *heads = 0).contains("does not divide"));
+        assert!(dit(|[.., heads, _]| *heads = 3).contains("does not divide"));
+        assert!(dit(|[.., ratio]| *ratio = usize::MAX).contains("mlp_ratio"));
+        assert!(check(|m| m.data.shape = vec![usize::MAX; 3]).contains("numbers"));
+        assert!(check(|m| m.data.shape = vec![2]).contains("a dit needs"));
+        let mlp = Architecture::Mlp { width: 8, depth: 0 };
+        assert!(check(|m| m.architecture = mlp).contains("depth 0"));
+    }
+
+    #[test]
+    fn numbers_are_finite_and_make_sense() {
+        for bad in [f32::NAN, f32::INFINITY, 0.0, -1.0] {
+            assert!(check(|m| m.noise_scale = bad).contains("noise_scale"), "{bad}");
+        }
+        assert!(check(|m| m.data.range = [1.0, 1.0]).contains("does not rise"));
+        assert!(check(|m| m.data.range = [f32::NAN, 1.0]).contains("data.range NaN"));
+        assert!(check(|m| m.guidance = Guidance::Input { max: 0.5 }).contains("guidance.max"));
+        assert!(check(|m| m.guidance = Guidance::Baked { scale: f32::NAN }).contains("guidance.scale"));
+        assert!(check(|m| m.training.ema_decay = 1.5).contains("ema_decay"));
+    }
+
+    #[test]
+    fn classes_and_hashes_are_checked() {
+        assert!(check(|m| m.data.classes = vec!["a".into(), "a".into()]).contains("twice"));
+        assert!(check(|m| m.data.classes = vec![String::new()]).contains("empty"));
+        assert!(check(|m| m.data.classes = (0..=MAX_CLASSES).map(|i| i.to_string()).collect()).contains("100000"));
+        let unconditional = |m: &mut Manifest| (m.guidance, m.data.classes) = (Guidance::TwoCall { max: 2.0 }, vec![]);
+        assert!(check(unconditional).contains("needs classes"));
+        assert!(check(|m| m.weights.blake3 = "AB".repeat(32)).contains("lower-case"));
+        assert!(check(|m| m.training.teacher = Some("x".into())).contains("training.teacher"));
+    }
+}
