@@ -134,6 +134,7 @@ impl Block {
 /// Splits `(B, N width)` into N parts `(B, width)`.
 fn chunks<const N: usize>(x: &Dual) -> Result<[Dual; N]> {
     let width = x.primal.dim(1)? / N;
-    let parts = (0..N).map(|i| x.linear(|v| v.narrow(1, i * width, width)?.contiguous())).collect::<Result<Vec<_>>>()?;
+    let parts =
+        (0..N).map(|i| x.linear(|v| v.narrow(1, i * width, width)?.contiguous())).collect::<Result<Vec<_>>>()?;
     parts.try_into().map_err(|_| candle_core::Error::Msg("a modulation of the wrong width".into()))
 }

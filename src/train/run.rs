@@ -104,7 +104,11 @@ impl Training {
             self.step(&mut report)?;
             let step = self.learner.optimiser.steps;
             if step.is_multiple_of(every.sample) || step == steps {
-                report.picture(step, &samples::picture(&self.learner, self.source.as_ref(), &self.recipe)?)?;
+                let sampler = self.objective.pairs().legal().default_sampler();
+                let picture = self
+                    .learner
+                    .with_average(|net| samples::picture(net, sampler, self.source.as_ref(), &self.recipe))?;
+                report.picture(step, &picture)?;
             }
             if step.is_multiple_of(every.save) || step == steps {
                 self.save()?;
@@ -167,7 +171,7 @@ impl Training {
                 recipe: self.text.clone(),
                 teacher: self.teacher.clone(),
             },
-            weights: WeightsRecord { parameters: 0, blake3: String::new() },
+            weights: WeightsRecord::default(),
         }
     }
 }
