@@ -12,7 +12,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use half::f16;
 use safetensors::tensor::{Dtype, TensorView};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 
 use crate::error::{Error, Result};
@@ -24,7 +24,7 @@ const MAX_DIMENSIONS: usize = 8;
 const LENGTH_BYTES: usize = 8;
 
 /// How numbers are stored; in memory they are always f32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 pub enum Precision {
     /// IEEE half precision, 2 bytes.
     F16,

@@ -99,6 +99,16 @@ impl DataSource {
         Self::Idx { dir: FASHION_MNIST_DIR.into(), names: IdxNames::default(), classes, flip: false }
     }
 
+    /// Name of the data set, for people: its kind, or its folder's name.
+    pub fn name(&self) -> String {
+        let folder = |dir: &Path| dir.file_name().map_or("data".into(), |name| name.to_string_lossy().into_owned());
+        match self {
+            Self::Checkerboard {} => "checkerboard".into(),
+            Self::Cifar10 { .. } => "cifar-10".into(),
+            Self::Idx { dir, .. } | Self::Folder { dir, .. } => folder(dir),
+        }
+    }
+
     /// Opens the data set.
     ///
     /// # Errors

@@ -4,7 +4,8 @@ use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
 use super::embedding::{TimeEmbedding, concat, positions};
-use super::layers::{Linear, Start, attention, gated_add, modulate};
+use super::kernels::{attention, gated_add, layer_norm, modulate, silu};
+use super::layers::{Linear, Start};
 use super::patches::Patches;
 use crate::checkpoint::Architecture;
 use crate::checkpoint::manifest::DataSpec;
@@ -58,7 +59,7 @@ impl FlowMap for Dit {
             h = block.forward(&h, &condition)?;
         }
         let [shift, scale] = chunks(&self.final_modulation.forward(&condition)?)?;
-        let h = modulate(&h.layer_norm(NORM_EPSILON)?, &scale, &shift)?;
+        let h = modulate(&layer_norm(&h, NORM_EPSILON)?, &scale, &shift)?;
         self.output.forward(&h)?.linear(|v| self.patches.join(v))
     }
 }
@@ -90,8 +91,8 @@ impl Condition {
     /// `(B,)` times and labels → `(B, width)`, activated: every block's modulation begins with the same SiLU.
     fn forward(&self, s: &Dual, t: &Dual, labels: &Tensor) -> Result<Dual> {
         let times = concat(&self.times.forward(s)?, &self.times.forward(&t.sub(s)?)?)?;
-        let times = self.output.forward(&self.hidden.forward(&times)?.silu()?)?;
-        times.add(&Dual::constant(&self.classes.index_select(labels, 0)?))?.silu()
+        let times = self.output.forward(&silu(&self.hidden.forward(&times)?)?)?;
+        silu(&times.add(&Dual::constant(&self.classes.index_select(labels, 0)?))?)
     }
 }
 
@@ -121,11 +122,11 @@ impl Block {
     /// `x` `(B, T, width)`, `condition` `(B, width)`.
     fn forward(&self, x: &Dual, condition: &Dual) -> Result<Dual> {
         let [shift_a, scale_a, gate_a, shift_m, scale_m, gate_m] = chunks(&self.modulation.forward(condition)?)?;
-        let h = modulate(&x.layer_norm(NORM_EPSILON)?, &scale_a, &shift_a)?;
+        let h = modulate(&layer_norm(x, NORM_EPSILON)?, &scale_a, &shift_a)?;
         let h = self.projection.forward(&attention(&self.qkv.forward(&h)?, self.heads)?)?;
         let x = gated_add(x, &gate_a, &h)?;
-        let h = modulate(&x.layer_norm(NORM_EPSILON)?, &scale_m, &shift_m)?;
-        let h = self.contract.forward(&self.expand.forward(&h)?.silu()?)?;
+        let h = modulate(&layer_norm(&x, NORM_EPSILON)?, &scale_m, &shift_m)?;
+        let h = self.contract.forward(&silu(&self.expand.forward(&h)?)?)?;
         gated_add(&x, &gate_m, &h)
     }
 }
@@ -133,6 +134,7 @@ impl Block {
 /// Splits `(B, N width)` into N parts `(B, width)`.
 fn chunks<const N: usize>(x: &Dual) -> Result<[Dual; N]> {
     let width = x.primal.dim(1)? / N;
-    let parts = (0..N).map(|i| x.linear(|v| v.narrow(1, i * width, width)?.contiguous())).collect::<Result<Vec<_>>>()?;
+    let parts =
+        (0..N).map(|i| x.linear(|v| v.narrow(1, i * width, width)?.contiguous())).collect::<Result<Vec<_>>>()?;
     parts.try_into().map_err(|_| candle_core::Error::Msg("a modulation of the wrong width".into()))
 }

@@ -8,6 +8,7 @@
 //! same bits in every batch and on every thread.
 
 mod attention;
+mod attention_tangent;
 mod composed;
 mod gemm;
 mod layer_norm;
@@ -19,8 +20,9 @@ mod simd;
 
 use crate::flow::dual::Dual;
 use attention::Attention;
+use attention_tangent::AttentionTangent;
 use candle_core::{DType, Result, Tensor};
-use layer_norm::LayerNorm;
+use layer_norm::{LayerNorm, LayerNormTangent};
 use linear::{Linear, LinearTangent};
 use modulate::{GatedAdd, Modulate};
 use op::{apply1, apply2, apply3};
@@ -51,10 +53,11 @@ pub fn linear(x: &Dual, w: &Tensor, b: &Tensor) -> Result<Dual> {
 
 /// Layer norm over the last dimension without weights: `(x - mean x) / √(var x + eps)`.
 pub fn layer_norm(x: &Dual, eps: f64) -> Result<Dual> {
-    if !all_fused(&[x], &[]) || x.tangent.is_some() {
+    if !all_fused(&[x], &[]) {
         return x.layer_norm(eps);
     }
-    x.linear(|x| apply1(LayerNorm { eps: eps as f32 }, x))
+    let eps = eps as f32;
+    x.unary(|x| apply1(LayerNorm { eps }, x), |x, _, dx| apply2(LayerNormTangent { eps }, x, dx))
 }
 
 /// `x (1 + scale) + shift`: `x (B, T, C)` conditioned by `scale` and `shift (B, C)` of its image.
@@ -87,10 +90,10 @@ pub fn gated_add(x: &Dual, gate: &Dual, y: &Dual) -> Result<Dual> {
 /// Self-attention `softmax(q kᵀ / √d) v` of `qkv (B, T, 3C)`, laid out `[q | k | v]`, each split in `heads` of width
 /// `d = C / heads`; gives `(B, T, C)` with the heads side by side.
 pub fn attention(qkv: &Dual, heads: usize) -> Result<Dual> {
-    if !all_fused(&[qkv], &[]) || qkv.tangent.is_some() {
+    if !all_fused(&[qkv], &[]) {
         return composed::attention(qkv, heads);
     }
-    qkv.linear(|qkv| apply1(Attention { heads }, qkv))
+    qkv.unary(|x| apply1(Attention { heads }, x), |x, _, dx| apply2(AttentionTangent { heads }, x, dx))
 }
 
 fn all_fused(duals: &[&Dual], tensors: &[&Tensor]) -> bool {

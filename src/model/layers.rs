@@ -3,6 +3,7 @@
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
+use super::kernels;
 use crate::flow::Dual;
 
 /// How a linear layer's weights begin.
@@ -38,43 +39,6 @@ impl Linear {
 
     /// `(…, inputs)` → `(…, outputs)`.
     pub fn forward(&self, x: &Dual) -> Result<Dual> {
-        let y = x.linear(|x| product(x, &self.weight))?;
-        Ok(Dual { primal: y.primal.broadcast_add(&self.bias)?, tangent: y.tangent })
+        kernels::linear(x, &self.weight, &self.bias)
     }
-}
-
-/// `x W` with all leading dimensions of `x` as rows of one matrix.
-fn product(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    let (inputs, outputs) = weight.dims2()?;
-    let mut shape = x.dims().to_vec();
-    if let Some(last) = shape.last_mut() {
-        *last = outputs;
-    }
-    x.reshape(((), inputs))?.matmul(weight)?.reshape(shape)
-}
-
-/// `x (1 + scale) + shift`; `x` `(B, T, C)`, `scale` and `shift` `(B, C)`.
-pub fn modulate(x: &Dual, scale: &Dual, shift: &Dual) -> Result<Dual> {
-    let factor = scale.affine(1.0, 1.0)?.linear(|v| v.unsqueeze(1))?;
-    x.mul(&factor)?.add(&shift.linear(|v| v.unsqueeze(1))?)
-}
-
-/// `x + gate · y`; `x` and `y` `(B, T, C)`, `gate` `(B, C)`.
-pub fn gated_add(x: &Dual, gate: &Dual, y: &Dual) -> Result<Dual> {
-    x.add(&gate.linear(|v| v.unsqueeze(1))?.mul(y)?)
-}
-
-/// Self-attention of `heads` heads; `qkv` `(B, T, 3C)` holds queries, keys and values side by side; → `(B, T, C)`.
-pub fn attention(qkv: &Dual, heads: usize) -> Result<Dual> {
-    let (rows, tokens, triple) = qkv.primal.dims3()?;
-    let (width, head) = (triple / 3, triple / 3 / heads);
-    let part = |index: usize| {
-        qkv.linear(|v| {
-            v.narrow(2, index * width, width)?.reshape((rows, tokens, heads, head))?.transpose(1, 2)?.contiguous()
-        })
-    };
-    let (query, key, value) = (part(0)?, part(1)?, part(2)?);
-    let scores = query.matmul(&key.linear(|k| k.transpose(2, 3)?.contiguous())?)?;
-    let mixed = scores.affine((head as f64).sqrt().recip(), 0.0)?.softmax()?.matmul(&value)?;
-    mixed.linear(|v| v.transpose(1, 2)?.reshape((rows, tokens, width)))
 }

@@ -4,6 +4,7 @@ use candle_core::{D, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
 use super::embedding::concat;
+use super::kernels::silu;
 use super::layers::{Linear, Start};
 use crate::checkpoint::Architecture;
 use crate::checkpoint::manifest::DataSpec;
@@ -45,7 +46,7 @@ impl FlowMap for Mlp {
             if let (0, Some(classes)) = (index, &self.classes) {
                 h = h.add(&Dual::constant(&classes.index_select(labels, 0)?))?;
             }
-            h = h.silu()?;
+            h = silu(&h)?;
         }
         self.output.forward(&h)
     }

@@ -16,15 +16,8 @@ fn networks() -> Vec<(Architecture, DataSpec)> {
         range: [-1.0, 1.0],
         classes: (0..CLASSES).map(|class| class.to_string()).collect(),
     };
-    let dit = Architecture::Dit {
-        patch: 2,
-        width: 24,
-        depth: 2,
-        heads: 3,
-        mlp_ratio: 2,
-        frequencies: 4,
-        max_frequency: 8.0,
-    };
+    let dit =
+        Architecture::Dit { patch: 2, width: 24, depth: 2, heads: 3, mlp_ratio: 2, frequencies: 4, max_frequency: 8.0 };
     vec![(Architecture::Mlp { width: 16, depth: 3 }, data(&[2])), (dit, data(&[1, 6, 4]))]
 }
 
@@ -98,7 +91,8 @@ fn the_derivative_along_space_and_time_is_exact() -> Result<()> {
             let [x, s, t] = [x, s, t].map(|v| Dual::constant(&v));
             Ok::<_, candle_core::Error>(net.velocity(&x, &s, &t, &labels)?.primal)
         };
-        let seeded = |v: &Tensor, rate: f64| Ok::<_, candle_core::Error>(Dual::new(v.clone(), (v.ones_like()? * rate)?));
+        let seeded =
+            |v: &Tensor, rate: f64| Ok::<_, candle_core::Error>(Dual::new(v.clone(), (v.ones_like()? * rate)?));
         let (s_dual, t_dual) = (seeded(&s, 1.0)?, seeded(&t, 2.0)?);
         let exact = net.velocity(&Dual::new(x.clone(), direction.clone()), &s_dual, &t_dual, &labels)?;
         let numeric = ((at(1e-5)? - at(-1e-5)?)? / 2e-5)?;

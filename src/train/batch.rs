@@ -38,7 +38,7 @@ impl Rows {
 }
 
 /// What rows are drawn from.
-pub struct Draw<'a> {
+pub(super) struct Draw<'a> {
     /// The data.
     pub source: &'a dyn Source,
     /// The distribution of times.
@@ -55,8 +55,11 @@ pub struct Draw<'a> {
 
 impl Draw<'_> {
     /// Rows `rows` of step `step`.
-    #[expect(clippy::cast_possible_truncation, reason = "a batch has far fewer than 2³² rows; times are f32 in training")]
-    pub fn rows(&self, step: u64, rows: Range<usize>, device: &Device) -> Result<Rows> {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a batch has far fewer than 2³² rows; times are f32 in training"
+    )]
+    pub(super) fn rows(&self, step: u64, rows: Range<usize>, device: &Device) -> Result<Rows> {
         let (count, elements) = (rows.len(), self.source.shape().iter().product::<usize>());
         let (mut x0, mut x1) = (vec![0f32; count * elements], vec![0f32; count * elements]);
         let (mut s, mut t, mut labels) = (Vec::with_capacity(count), Vec::with_capacity(count), Vec::new());

@@ -158,7 +158,19 @@ impl Learner {
 
     /// Makes the network read the current values.
     pub(super) fn publish(&self) -> Result<()> {
-        for ((_, var), values) in self.vars.iter().zip(&self.weights) {
+        self.set(&self.weights)
+    }
+
+    /// Hands the network to `f` while it reads the averaged values.
+    pub(super) fn with_average<T>(&self, f: impl FnOnce(&dyn FlowMap) -> Result<T>) -> Result<T> {
+        self.set(&self.average)?;
+        let result = f(self.net.as_ref());
+        self.publish()?;
+        result
+    }
+
+    fn set(&self, values: &[Vec<f32>]) -> Result<()> {
+        for ((_, var), values) in self.vars.iter().zip(values) {
             var.set(&Tensor::from_slice(values, var.dims(), var.device())?)?;
         }
         Ok(())

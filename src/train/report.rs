@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::learner::Measured;
-use crate::checkpoint::write_file;
+use crate::checkpoint::atomic::write_file;
 use crate::error::{Error, Result};
 
 /// Weight of the newest loss in the running mean that the bar shows.

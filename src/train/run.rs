@@ -14,8 +14,8 @@ use super::recipe::{ObjectiveRecipe, Recipe};
 use super::report::Report;
 use super::workers::Workers;
 use super::{samples, state};
-use crate::checkpoint::manifest::{DataSpec, SCHEMA_VERSION, TimeConvention, TrainingRecord};
-use crate::checkpoint::{self, Checkpoint, Manifest};
+use crate::checkpoint::manifest::SCHEMA_VERSION;
+use crate::checkpoint::{Checkpoint, DataSpec, Manifest, TimeConvention, TrainingRecord, WeightsRecord};
 use crate::data::{Source, Split};
 use crate::domain::Guidance;
 use crate::error::{Error, Result};
@@ -104,7 +104,11 @@ impl Training {
             self.step(&mut report)?;
             let step = self.learner.optimiser.steps;
             if step.is_multiple_of(every.sample) || step == steps {
-                report.picture(step, &samples::picture(&self.learner, self.source.as_ref(), &self.recipe)?)?;
+                let sampler = self.objective.pairs().legal().default_sampler();
+                let picture = self
+                    .learner
+                    .with_average(|net| samples::picture(net, sampler, self.source.as_ref(), &self.recipe))?;
+                report.picture(step, &picture)?;
             }
             if step.is_multiple_of(every.save) || step == steps {
                 self.save()?;
@@ -141,7 +145,7 @@ impl Training {
             Ok((name.to_owned(), Tensor::from_slice(values, shape, &Device::Cpu)?))
         };
         let tensors = self.learner.averaged().map(tensor).collect::<Result<BTreeMap<_, _>>>()?;
-        checkpoint::write(&checkpoint_path(&self.out), &self.manifest(), &tensors, self.recipe.precision)?;
+        Checkpoint::write(&checkpoint_path(&self.out), self.manifest(), &tensors, self.recipe.precision)?;
         state::save(&state_path(&self.out), &self.learner, &self.text)
     }
 
@@ -167,7 +171,7 @@ impl Training {
                 recipe: self.text.clone(),
                 teacher: self.teacher.clone(),
             },
-            weights: Default::default(),
+            weights: WeightsRecord::default(),
         }
     }
 }

@@ -2,29 +2,52 @@
 
 use candle_core::{Device, Tensor};
 
-use super::learner::Learner;
 use super::recipe::Recipe;
 use crate::data::Source;
 use crate::domain::{Sampler, TimeGrid};
 use crate::error::Result;
 use crate::flow::FlowMap;
 use crate::flow::sampler::{initial, sample};
-use crate::picture;
+use crate::picture::{Density, Grid, to_u8};
 
 /// Steps of each row of the picture.
 const STEPS: [u32; 4] = [1, 2, 4, 8];
 /// Seed of the noise: the same in every picture, so that pictures can be compared.
 const SEED: u64 = 1;
 /// Images in a row of a model without classes.
-const COLUMNS: u32 = 10;
-/// Points in a scatter.
-const POINTS: u32 = 20_000;
+const IMAGES: usize = 10;
+/// Side of a pixel of an image.
+const IMAGE_SCALE: usize = 2;
+/// Points whose density is drawn.
+const POINTS: usize = 40_000;
+/// Cells on each side of a density, and the part of the plane that they cover.
+const DENSITY: Density = Density { range: [-1.2, 1.2], side: 128 };
 
-/// Samples by the averaged weights: a row of images, or a scatter of points, for each number of steps.
-pub(super) fn picture(learner: &Learner, source: &dyn Source, recipe: &Recipe) -> Result<Vec<u8>> {
-    let sampler = learner.pairs_sampler();
-    learner.with_average(|net| match source.shape() {
-        [_] => points(net, sampler, source, recipe.noise_scale),
-        shape => images(net, sampler, shape, source, recipe.noise_scale),
-    })
+/// Samples of `net` at several numbers of steps: a row of images for each, one of each class, or densities of points.
+pub(super) fn picture(net: &dyn FlowMap, sampler: Sampler, source: &dyn Source, recipe: &Recipe) -> Result<Vec<u8>> {
+    let classes = source.classes().len();
+    let draw = |count: usize, steps: u32| -> Result<Vec<f32>> {
+        let labels: Vec<u32> = (0..count).map(|i| u32::try_from(i % classes.max(1)).unwrap_or(0)).collect();
+        let labels = Tensor::from_vec(labels, count, &Device::Cpu)?;
+        let rows = u32::try_from(count).unwrap_or(u32::MAX);
+        let noise = initial(SEED, rows, source.shape(), f64::from(recipe.noise_scale), &Device::Cpu)?;
+        Ok(sample(net, sampler, &TimeGrid::uniform(steps), &noise, &labels)?.flatten_all()?.to_vec1()?)
+    };
+    let caption = |steps: u32| format!("{steps} {}", if steps == 1 { "step" } else { "steps" });
+    match *source.shape() {
+        [channels, height, width] => {
+            let grid = Grid::new([channels, height, width]).scale(IMAGE_SCALE).columns(source.classes());
+            let count = if classes == 0 { IMAGES } else { classes };
+            let row = |grid: Grid, steps| {
+                let bytes = to_u8(&draw(count, steps)?, source.range());
+                grid.row(caption(steps), bytes.chunks(channels * height * width).map(<[u8]>::to_vec).collect())
+            };
+            STEPS.into_iter().try_fold(grid, row)?.png()
+        }
+        _ => {
+            let images: Vec<_> =
+                STEPS.into_iter().map(|steps| Ok(DENSITY.image(&draw(POINTS, steps)?))).collect::<Result<_>>()?;
+            Grid::new(DENSITY.shape()).columns(STEPS.map(caption)).row("", images)?.png()
+        }
+    }
 }

@@ -7,7 +7,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
 
 use super::learner::Learner;
 use super::recipe::Recipe;
-use crate::checkpoint::write_file;
+use crate::checkpoint::atomic::write_file;
 use crate::error::{Error, Result};
 
 /// Format of the file.

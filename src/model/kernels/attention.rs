@@ -119,6 +119,11 @@ impl Heads {
         MatMut::new(square, self.tokens, self.tokens, self.tokens)
     }
 
+    /// `T`.
+    pub(super) fn tokens(&self) -> usize {
+        self.tokens
+    }
+
     /// `1 / √d`.
     pub(super) fn scale(&self) -> f32 {
         1.0 / (self.width as f32).sqrt()

@@ -39,6 +39,54 @@ impl Kernel<1> for LayerNorm {
     }
 }
 
+/// `y' = A[x']` of `(x, x')`.
+pub(super) struct LayerNormTangent {
+    pub(super) eps: f32,
+}
+
+impl Kernel<2> for LayerNormTangent {
+    const NAME: &'static str = "layer-norm-tangent";
+
+    fn forward(&self, [x, dx]: [View<'_>; 2]) -> Result<(Vec<f32>, Shape)> {
+        let width = width(x)?;
+        let mut y = vec![0.0; width];
+        let dy = rows(
+            [x.data, dx.data],
+            width,
+            #[inline(always)]
+            |[x, dx], dy| {
+                let r = normalise(x, self.eps, &mut y);
+                project(dx, &y, r, dy);
+            },
+        );
+        Ok((dy, x.dims.into()))
+    }
+
+    fn backward(&self, [x, dx]: [View<'_>; 2], dy: &[f32], grad: &[f32], _: [bool; 2]) -> [Option<Vec<f32>>; 2] {
+        let Ok(width) = width(x) else { return [None, None] };
+        let (mut y, mut u) = (vec![0.0; width], vec![0.0; width]);
+        let of_x = rows(
+            [x.data, dx.data, dy, grad],
+            width,
+            #[inline(always)]
+            |[x, dx, dy, grad], out| {
+                let r = normalise(x, self.eps, &mut y);
+                tangent_gradient([dx, dy, grad], &y, r, [&mut u, out]);
+            },
+        );
+        let of_dx = rows(
+            [x.data, grad],
+            width,
+            #[inline(always)]
+            |[x, grad], out| {
+                let r = normalise(x, self.eps, &mut y);
+                project(grad, &y, r, out);
+            },
+        );
+        [Some(of_x), Some(of_dx)]
+    }
+}
+
 fn width(x: View<'_>) -> Result<usize> {
     match x.dims.last() {
         Some(&width) if width > 0 => Ok(width),
@@ -47,7 +95,7 @@ fn width(x: View<'_>) -> Result<usize> {
 }
 
 /// Applies `f(input rows, output row)` to rows of `width` elements.
-fn rows<const N: usize>(inputs: [&[f32]; N], width: usize, f: impl Fn([&[f32]; N], &mut [f32])) -> Vec<f32> {
+fn rows<const N: usize>(inputs: [&[f32]; N], width: usize, mut f: impl FnMut([&[f32]; N], &mut [f32])) -> Vec<f32> {
     let mut out = Vec::with_capacity(inputs[0].len());
     let mut row = vec![0.0; width];
     vectorized(
@@ -92,5 +140,20 @@ fn project(h: &[f32], y: &[f32], r: f32, out: &mut [f32]) {
     let (mean, along) = (sum(h) / width, dot(h, y) / width);
     for ((out, h), y) in out.iter_mut().zip(h).zip(y) {
         *out = r * (h - mean - y * along);
+    }
+}
+
+/// The gradient of `Σ G y'` with respect to `x`, where `y'` depends on `x` through `y` and `r`: with `m = mean(y x')`,
+/// `u = -r (m G + mean(G y) x')` is the gradient for `y`, and `A[u] - r mean(G y') y` the one for `x`.
+#[inline(always)]
+fn tangent_gradient([dx, dy, grad]: [&[f32]; 3], y: &[f32], r: f32, [u, out]: [&mut [f32]; 2]) {
+    let width = y.len() as f32;
+    let (m, along, through_r) = (dot(y, dx) / width, dot(grad, y) / width, dot(grad, dy) / width);
+    for ((u, grad), dx) in u.iter_mut().zip(grad).zip(dx) {
+        *u = -r * (m * grad + along * dx);
+    }
+    project(u, y, r, out);
+    for (out, y) in out.iter_mut().zip(y) {
+        *out -= r * through_r * y;
     }
 }

@@ -6,7 +6,7 @@
 /// Elements that reductions handle side by side: one 256-bit register.
 const LANES: usize = 8;
 /// Elements of a block of [`map`]: long enough to hide the latency of `exp`, short enough for the first-level cache.
-const BLOCK: usize = 64;
+const BLOCK: usize = 256;
 
 /// Runs `f` compiled for the best instruction set of this machine. Everything that `f` calls must be inlined into it.
 #[inline(always)]
