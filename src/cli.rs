@@ -1,8 +1,8 @@
 //! The command line: one file per subcommand.
 
-mod config;
-mod serve;
-mod train;
+pub mod config;
+pub mod serve;
+pub mod train;
 
 use clap::{Parser, Subcommand};
 
