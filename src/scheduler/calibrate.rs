@@ -42,7 +42,7 @@ fn report(info: &ModelInfo, cost: &Cost, limits: &Limits) {
     tracing::info!(model = %info.id, base_s = line.base, per_row_s = line.per_row, rows, "measured what forwards cost");
     if line.base + line.per_row > limits.max_step.as_secs_f64() {
         let max_step_s = limits.max_step.as_secs_f64();
-        tracing::warn!(model = %info.id, max_step_s, "one row takes longer than the longest step: no rows will share a forward");
+        tracing::warn!(model = %info.id, max_step_s, "one row exceeds the longest step: no rows will share a forward");
     }
 }
 

@@ -204,7 +204,7 @@ mod tests {
             for (rows, ns) in seen {
                 cost.observe(rows, Duration::from_nanos(ns));
                 let Line { base, per_row } = cost.line();
-                prop_assert!(base.is_finite() && base >= 0.0 && per_row.is_finite() && per_row >= 0.0, "{base} {per_row}");
+                prop_assert!(base.is_finite() && base >= 0.0 && per_row.is_finite() && per_row >= 0.0);
                 let bound = cost.rows_within(Duration::from_nanos(step_ns), max_rows);
                 prop_assert!((1..=max_rows.max(1)).contains(&bound));
             }

@@ -371,7 +371,7 @@ proptest! {
         (0..head_start).for_each(|_| drop(forward(&mut core, now)));
         let (id, accepted) = core.admit(Job { seed: 99, ..job(0, 1, 1) }, now).unwrap();
         let bound = accepted.queue_position * longest / max_rows;
-        let ends = |core: &mut Core| forward(core, now).is_some_and(|(_, events)| finished(&events).contains(&id.number));
+        let ends = |core: &mut Core| finished(&forward(core, now).unwrap().1).contains(&id.number);
         let waited = (0..=bound).position(|_| ends(&mut core));
         prop_assert!(waited.is_some(), "{accepted:?} {bound}");
     }
