@@ -3,14 +3,25 @@
 //! An [`Engine`] owns the weights of every loaded model and the state of every row in flight; it is driven by one OS
 //! thread and never shared. The scheduler speaks to it in rows and evaluations, never in tensors.
 
+pub mod device;
+#[doc(hidden)]
+pub mod scripted;
+
 use std::sync::Arc;
 
 use crate::domain::{Evaluation, ModelKey};
 use crate::error::Result;
 
+pub use device::{DeviceEngine, Loaded};
+
 /// Identity of a row (one image in flight), unique while the process lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RowId(pub u64);
+
+impl RowId {
+    /// Rows from here up are probes that measure the engine, not images.
+    pub const FIRST_PROBE: Self = Self(1 << 63);
+}
 
 /// Where a row begins.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,15 +68,27 @@ pub struct Batch {
     pub rows: Vec<RowStep>,
 }
 
+/// What became of a row in one forward.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// It moved and is kept.
+    Running,
+    /// It ended: its final state, row-major. The engine has forgotten it.
+    Finished(Vec<f32>),
+    /// It failed alone, and why. The engine has forgotten it.
+    Failed(String),
+}
+
 /// A device that evaluates batches.
 pub trait Engine: Send {
-    /// Evaluates every row of `batch` once. Returns, in the order of the rows, the final state of each row that
-    /// ended and `None` for the others.
+    /// Evaluates every row of `batch` once and says, in the order of the rows, what became of each. A row's result
+    /// depends on that row alone, to the bit, whatever shares the forward.
     ///
     /// # Errors
-    /// [`Error::Compute`](crate::error::Error::Compute) when the arithmetic or the device failed; the states of all
-    /// rows of the batch are then gone.
-    fn step(&mut self, batch: &Batch) -> Result<Vec<Option<Vec<f32>>>>;
+    /// - [`Error::Compute`](crate::error::Error::Compute): the forward failed; the states of all rows of the batch
+    ///   are gone, other rows are kept.
+    /// - [`Error::Unavailable`](crate::error::Error::Unavailable): the device is lost and no later call can succeed.
+    fn step(&mut self, batch: &Batch) -> Result<Vec<Outcome>>;
 
     /// Forgets rows that were cancelled or expired. Unknown rows are ignored.
     fn release(&mut self, rows: &[RowId]);

@@ -1,0 +1,140 @@
+//! First measurements of what forwards cost, before the first request.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Limits;
+use super::cost::Cost;
+use crate::domain::{Evaluation, ModelInfo, ModelKey, Rule};
+use crate::engine::{Batch, Engine, RowId, RowStep, Start};
+use crate::error::Result;
+
+/// Forwards of each size; the fastest counts, the first one also warms caches and compiles kernels.
+const REPEATS: usize = 2;
+
+/// Measures every model with forwards of 1, 2, 4, … rows, up to `max_rows` or the first that takes `max_step`.
+///
+/// # Errors
+/// What the engine reports: it cannot serve.
+pub(super) fn calibrate(
+    engine: &mut dyn Engine,
+    catalogue: &Arc<[ModelInfo]>,
+    limits: &Limits,
+    clock: &impl Fn() -> Instant,
+) -> Result<Vec<Cost>> {
+    let measure = |(model, info): (usize, &ModelInfo)| {
+        let mut cost = Cost::default();
+        for rows in sizes(limits.max_rows) {
+            let elapsed = fastest(engine, &probe(ModelKey(model), rows), clock)?;
+            cost.observe(rows, elapsed);
+            if elapsed >= limits.max_step {
+                break;
+            }
+        }
+        report(info, &cost, limits);
+        Ok(cost)
+    };
+    catalogue.iter().enumerate().map(measure).collect()
+}
+
+fn report(info: &ModelInfo, cost: &Cost, limits: &Limits) {
+    let (line, rows) = (cost.line(), cost.rows_within(limits.max_step, limits.max_rows));
+    tracing::info!(model = %info.id, base_s = line.base, per_row_s = line.per_row, rows, "measured what forwards cost");
+    if line.base + line.per_row > limits.max_step.as_secs_f64() {
+        let max_step_s = limits.max_step.as_secs_f64();
+        tracing::warn!(model = %info.id, max_step_s, "one row exceeds the longest step: no rows will share a forward");
+    }
+}
+
+/// 1, 2, 4, … and `max` itself.
+fn sizes(max: usize) -> impl Iterator<Item = usize> {
+    let max = max.max(1);
+    std::iter::successors(Some(1), move |&n| (n < max).then(|| (n * 2).min(max)))
+}
+
+fn fastest(engine: &mut dyn Engine, batch: &Batch, clock: &impl Fn() -> Instant) -> Result<Duration> {
+    (0..REPEATS).try_fold(Duration::MAX, |best, _| {
+        let begun = clock();
+        engine.step(batch)?;
+        Ok(best.min(clock().saturating_duration_since(begun)))
+    })
+}
+
+/// Rows that begin and end in one forward, at a pair of times that every network was trained at.
+fn probe(model: ModelKey, rows: usize) -> Batch {
+    let step = |i: usize| RowStep {
+        row: RowId(RowId::FIRST_PROBE.0 + i as u64),
+        start: Some(Start::Noise { seed: 0, index: u32::try_from(i).unwrap_or(u32::MAX) }),
+        evaluation: Evaluation { s: 0.0, t: 1.0, rule: Rule::Euler },
+        label: None,
+        guidance: 1.0,
+        last: true,
+    };
+    Batch { model, rows: (0..rows).map(step).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::scripted::VirtualClock;
+    use crate::engine::{Outcome, RowId};
+    use crate::error::Error;
+
+    /// Takes 10 ms and 1 ms a row, twice as long the first time at each size.
+    struct Slow {
+        clock: VirtualClock,
+        seen: Vec<usize>,
+    }
+
+    impl Engine for Slow {
+        fn step(&mut self, batch: &Batch) -> Result<Vec<Outcome>> {
+            let rows = batch.rows.len();
+            let factor = if self.seen.contains(&rows) { 1 } else { 2 };
+            self.clock.advance(factor * Duration::from_millis(10 + rows as u64));
+            self.seen.push(rows);
+            assert!(batch.rows.iter().all(|row| row.row >= RowId::FIRST_PROBE && row.last));
+            Ok(vec![Outcome::Finished(Vec::new()); rows])
+        }
+
+        fn release(&mut self, _: &[RowId]) {}
+    }
+
+    fn limits(max_rows: usize, max_step_ms: u64) -> Limits {
+        Limits { max_rows, max_step: Duration::from_millis(max_step_ms), max_queued_images: 1, queue_slots: 1 }
+    }
+
+    fn calibrated(limits: &Limits) -> (Vec<Cost>, Vec<usize>) {
+        let clock = VirtualClock::new();
+        let mut engine = Slow { clock: clock.clone(), seen: Vec::new() };
+        let catalogue: Arc<[ModelInfo]> = vec![crate::scheduler::testing::model("a", 1)].into();
+        let costs = calibrate(&mut engine, &catalogue, limits, &|| clock.now()).unwrap();
+        (costs, engine.seen)
+    }
+
+    #[test]
+    fn sizes_double_up_to_the_bound_and_warm_runs_count() {
+        let (costs, seen) = calibrated(&limits(24, 1000));
+        assert_eq!(seen, [1, 1, 2, 2, 4, 4, 8, 8, 16, 16, 24, 24]);
+        let line = costs[0].line();
+        assert!((line.base - 0.010).abs() < 1e-6 && (line.per_row - 0.001).abs() < 1e-7, "{line:?}");
+    }
+
+    #[test]
+    fn sizes_beyond_the_longest_step_are_not_tried() {
+        assert_eq!(calibrated(&limits(1 << 20, 14)).1, [1, 1, 2, 2, 4, 4]);
+    }
+
+    #[test]
+    fn an_engine_that_fails_is_reported() {
+        struct Broken;
+        impl Engine for Broken {
+            fn step(&mut self, _: &Batch) -> Result<Vec<Outcome>> {
+                Err(Error::Compute("no".into()))
+            }
+            fn release(&mut self, _: &[RowId]) {}
+        }
+        let catalogue: Arc<[ModelInfo]> = vec![crate::scheduler::testing::model("a", 1)].into();
+        let now = Instant::now();
+        assert!(calibrate(&mut Broken, &catalogue, &limits(1, 1), &|| now).is_err());
+    }
+}

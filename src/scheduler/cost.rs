@@ -1,0 +1,213 @@
+//! What a forward costs: `base + per_row · n` seconds for `n` rows, fitted while serving.
+//!
+//! Measurements are kept as one point (mean rows, mean seconds, weight) per power of two of `n`, and the line is the
+//! least-squares fit of the relative errors through these points. Three properties follow:
+//!
+//! - **robust**: a measurement counts for at most [`CLIP`] times, at least 1/[`CLIP`] of what its point expects, so
+//!   one forward disturbed by the operating system moves the line by little, while a lasting change by any factor is
+//!   followed within a few dozen forwards;
+//! - **forgetting**: within a point by an exponential mean of [`POINT_MEMORY`] forwards, between points by weights that
+//!   decay over [`LINE_MEMORY`] forwards;
+//! - **determined**: weights never fall below [`LEAST_WEIGHT`], so the sizes seen in calibration keep the slope
+//!   known even when all traffic has the same size, where a plain recursive fit would drift apart.
+
+use std::time::Duration;
+
+/// How far one measurement may lie from what is expected, as a factor.
+const CLIP: f64 = 2.0;
+
+/// Forwards over which a point averages.
+const POINT_MEMORY: f64 = 16.0;
+
+/// Forwards over which a size that is no longer seen loses its say.
+const LINE_MEMORY: f64 = 64.0;
+
+/// Weight of a size that has not been seen for long, in measurements: enough to keep the slope, too little to hold the
+/// line back when the whole device becomes slower.
+const LEAST_WEIGHT: f64 = 1.0 / 64.0;
+
+/// Below a nanosecond nothing is measured; keeps ratios finite.
+const SHORTEST_SECONDS: f64 = 1e-9;
+
+/// `base + per_row · n`.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(super) struct Line {
+    /// Seconds that a forward takes whatever its size.
+    pub(super) base: f64,
+    /// Seconds that each row adds.
+    pub(super) per_row: f64,
+}
+
+/// Measurements of one model's forwards and the line through them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Cost {
+    /// Entry `i` holds forwards of `2^i ..= 2^(i+1) - 1` rows.
+    points: Vec<Point>,
+    line: Line,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Point {
+    rows: f64,
+    seconds: f64,
+    /// Measurements it stands for, with forgetting; 0 before the first.
+    weight: f64,
+}
+
+impl Cost {
+    /// Takes in that a forward of `rows` rows took `elapsed`.
+    pub(super) fn observe(&mut self, rows: usize, elapsed: Duration) {
+        let index = rows.max(1).ilog2() as usize;
+        if self.points.len() <= index {
+            self.points.resize(index + 1, Point::default());
+        }
+        for point in self.points.iter_mut().filter(|point| point.weight > 0.0) {
+            point.weight = (point.weight * (1.0 - 1.0 / LINE_MEMORY)).max(LEAST_WEIGHT);
+        }
+        let (rows, seconds) = (rows as f64, elapsed.as_secs_f64().max(SHORTEST_SECONDS));
+        self.points[index].observe(rows, seconds, self.line);
+        self.line = fit(&self.points);
+    }
+
+    /// The line at present; zero before the first measurement.
+    pub(super) fn line(&self) -> Line {
+        self.line
+    }
+
+    /// The largest forward of at most `max_rows` rows that is predicted to take no longer than `max_step`; at least 1.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a float saturates, then is bounded")]
+    pub(super) fn rows_within(&self, max_step: Duration, max_rows: usize) -> usize {
+        let Line { base, per_row } = self.line;
+        let spare = max_step.as_secs_f64() - base;
+        let fitting = if spare < 0.0 { 1 } else { (spare / per_row.max(SHORTEST_SECONDS * 1e-3)) as usize };
+        fitting.clamp(1, max_rows.max(1))
+    }
+
+    /// Predicted seconds for each row when forwards of `rows` rows follow one another.
+    pub(super) fn seconds_per_row(&self, rows: usize) -> f64 {
+        self.line.base / rows.max(1) as f64 + self.line.per_row
+    }
+}
+
+impl Point {
+    fn observe(&mut self, rows: f64, seconds: f64, line: Line) {
+        if self.weight == 0.0 {
+            *self = Self { rows, seconds, weight: 1.0 };
+            return;
+        }
+        let expected = self.seconds * line.at(rows) / line.at(self.rows);
+        let seconds = seconds.clamp(expected / CLIP, expected * CLIP);
+        self.weight += 1.0;
+        let gain = (1.0 / self.weight).max(1.0 / POINT_MEMORY);
+        self.rows += gain * (rows - self.rows);
+        self.seconds += gain * (seconds - self.seconds);
+    }
+}
+
+impl Line {
+    fn at(self, rows: f64) -> f64 {
+        (self.base + self.per_row * rows).max(SHORTEST_SECONDS)
+    }
+}
+
+/// Minimises `Σ w ((base + per_row n) / y - 1)²` over lines that rise from a base that is not negative.
+fn fit(points: &[Point]) -> Line {
+    let mut sums = [0.0; 5];
+    for point in points.iter().filter(|point| point.weight > 0.0) {
+        let (u, v) = (1.0 / point.seconds, point.rows / point.seconds);
+        for (sum, term) in sums.iter_mut().zip([u * u, u * v, v * v, u, v]) {
+            *sum += point.weight * term;
+        }
+    }
+    let [uu, uv, vv, u, v] = sums;
+    let determinant = uu * vv - uv * uv;
+    if determinant > 1e-9 * uu * vv {
+        let base = (u * vv - v * uv) / determinant;
+        let per_row = (v * uu - u * uv) / determinant;
+        if base >= 0.0 && per_row >= 0.0 {
+            return Line { base, per_row };
+        }
+        if per_row < 0.0 {
+            return Line { base: u / uu, per_row: 0.0 };
+        }
+    }
+    // One size alone, or a line from below zero: the cautious reading is that rows are all that costs.
+    if vv > 0.0 { Line { base: 0.0, per_row: v / vv } } else { Line::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const BASE: f64 = 4e-3;
+    const PER_ROW: f64 = 1e-3;
+
+    fn exact(rows: usize, scale: f64) -> Duration {
+        Duration::from_secs_f64(scale * (BASE + PER_ROW * rows as f64))
+    }
+
+    fn calibrated() -> Cost {
+        let mut cost = Cost::default();
+        for rows in [1, 2, 4, 8, 16, 32, 64] {
+            cost.observe(rows, exact(rows, 1.0));
+        }
+        cost
+    }
+
+    fn close(a: f64, b: f64, tolerance: f64) -> bool {
+        (a / b - 1.0).abs() < tolerance
+    }
+
+    #[test]
+    fn a_line_is_found_exactly_and_bounds_the_batch() {
+        let cost = calibrated();
+        assert!(close(cost.line().base, BASE, 1e-6) && close(cost.line().per_row, PER_ROW, 1e-6), "{:?}", cost.line());
+        let within = |ms: u64| cost.rows_within(Duration::from_micros(ms * 1000 + 1), 64);
+        assert_eq!((within(14), within(1), within(1000)), (10, 1, 64));
+        assert!(close(cost.seconds_per_row(4), 2e-3, 1e-6));
+    }
+
+    #[test]
+    fn one_size_of_traffic_does_not_lose_the_slope() {
+        let mut cost = calibrated();
+        (0..5000).for_each(|_| cost.observe(64, exact(64, 1.0)));
+        assert!(close(cost.line().base, BASE, 1e-3) && close(cost.line().per_row, PER_ROW, 1e-3), "{:?}", cost.line());
+    }
+
+    #[test]
+    fn an_outlier_moves_little_and_a_lasting_change_is_followed() {
+        let mut cost = calibrated();
+        (0..100).for_each(|_| cost.observe(16, exact(16, 1.0)));
+        let before = cost.line().at(16.0);
+        cost.observe(16, Duration::from_secs(30));
+        assert!(close(cost.line().at(16.0), before, 0.1), "{} {before}", cost.line().at(16.0));
+        (0..100).for_each(|_| cost.observe(16, exact(16, 5.0)));
+        assert!(close(cost.line().at(16.0), 5.0 * before, 0.1), "{} {before}", cost.line().at(16.0));
+    }
+
+    #[test]
+    fn before_any_measurement_nothing_is_bounded_but_rows() {
+        assert_eq!(Cost::default().rows_within(Duration::from_millis(1), 8), 8);
+        assert_eq!(Cost::default().rows_within(Duration::ZERO, 0), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn any_measurements_give_a_rising_line_and_a_legal_bound(
+            seen in prop::collection::vec((0usize..2000, 0u64..u64::MAX), 1..60),
+            step_ns: u64,
+            max_rows in 0usize..500,
+        ) {
+            let mut cost = Cost::default();
+            for (rows, ns) in seen {
+                cost.observe(rows, Duration::from_nanos(ns));
+                let Line { base, per_row } = cost.line();
+                prop_assert!(base.is_finite() && base >= 0.0 && per_row.is_finite() && per_row >= 0.0);
+                let bound = cost.rows_within(Duration::from_nanos(step_ns), max_rows);
+                prop_assert!((1..=max_rows.max(1)).contains(&bound));
+            }
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! Models and jobs for this room's tests.
+
+use std::time::Duration;
+
+use super::Limits;
+use crate::domain::{Guidance, Job, ModelId, ModelInfo, ModelKey, Sampler, TimeGrid, TimePairs};
+
+/// A model of samples of one number, under two-call guidance.
+pub(crate) fn model(name: &str, version: u32) -> ModelInfo {
+    ModelInfo {
+        id: ModelId { name: name.into(), version },
+        description: String::new(),
+        architecture: "toy".into(),
+        parameters: 0,
+        shape: vec![1],
+        value_range: [-1.0, 1.0],
+        noise_scale: 1.0,
+        classes: vec!["zero".into(), "one".into()],
+        guidance: Guidance::TwoCall { max: 8.0 },
+        time_pairs: TimePairs::Square,
+        objective: "lmd".into(),
+        content_hash: String::new(),
+    }
+}
+
+/// `images` images in `steps` jumps, without guidance or deadline.
+pub(crate) fn job(model: usize, images: usize, steps: u32) -> Job {
+    Job {
+        request_id: "test".into(),
+        model: ModelKey(model),
+        sampler: Sampler::FlowMap,
+        grid: TimeGrid::uniform(steps),
+        seed: 0,
+        labels: vec![None; images],
+        guidance: 1.0,
+        initial: None,
+        deadline: None,
+    }
+}
+
+/// Limits that only bound the rows.
+pub(crate) fn limits(max_rows: usize) -> Limits {
+    Limits { max_rows, max_step: Duration::from_secs(3600), max_queued_images: 10_000, queue_slots: 64 }
+}
