@@ -300,6 +300,21 @@ mod tests {
     }
 
     #[test]
+    fn an_image_that_is_not_a_number_leaves_the_next_one_alone() {
+        let tensor = |seed| Tensor::from_vec(values(seed, 5 * 24), (1, 5, 24), &Device::Cpu)?.to_dtype(DType::F32);
+        let (qkv, dqkv) = (tensor(1).unwrap(), tensor(2).unwrap());
+        let broken = (&qkv * f64::NAN).unwrap();
+        let gradients = |images: &[&Tensor]| {
+            let x = Var::from_tensor(&Tensor::cat(images, 0)?)?;
+            let dx = dqkv.repeat((images.len(), 1, 1))?;
+            let y = attention(&Dual::new(x.as_tensor().clone(), dx), 2)?;
+            let dx = (&y.primal + y.tangent_or_zero()?)?.backward()?.remove(&x).unwrap_or(y.primal);
+            dx.get(images.len() - 1)?.flatten_all()?.to_vec1::<f32>()
+        };
+        assert_eq!(gradients(&[&broken, &qkv]).unwrap(), gradients(&[&qkv]).unwrap());
+    }
+
+    #[test]
     fn only_f32_on_the_cpu_is_fused() {
         let x = Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap();
         assert!(fused(&x));

@@ -4,7 +4,7 @@
 //! these functions give the same bits on every machine.
 
 /// Elements that reductions handle side by side: one 256-bit register.
-const LANES: usize = 8;
+pub(super) const LANES: usize = 8;
 /// Elements of a block of [`map`]: long enough to hide the latency of `exp`, short enough for the first-level cache.
 const BLOCK: usize = 256;
 
@@ -79,22 +79,16 @@ fn map_block<const N: usize>(out: &mut [f32], inputs: [&[f32]; N], f: impl Fn([f
     }
 }
 
-/// `x = f(x)` for every element. The last few are padded to a whole register, so that short rows stay vectorised.
+/// `x = f(x)` for every element; fastest where the length is a multiple of [`LANES`].
 #[inline(always)]
 pub(super) fn update(x: &mut [f32], f: impl Fn(f32) -> f32) {
     let (blocks, rest) = x.as_chunks_mut::<LANES>();
     for block in blocks {
-        update_lanes(block, &f);
+        for v in block {
+            *v = f(*v);
+        }
     }
-    let mut block = [0.0; LANES];
-    block[..rest.len()].copy_from_slice(rest);
-    update_lanes(&mut block, &f);
-    rest.copy_from_slice(&block[..rest.len()]);
-}
-
-#[inline(always)]
-fn update_lanes(block: &mut [f32; LANES], f: impl Fn(f32) -> f32) {
-    for v in block {
+    for v in rest {
         *v = f(*v);
     }
 }
