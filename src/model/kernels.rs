@@ -43,7 +43,8 @@ pub fn silu(x: &Dual) -> Result<Dual> {
 
 /// `x W + b` on the last dimension: `x (…, K)`, `w (K, N)`, `b (N)`, giving `(…, N)`.
 ///
-/// Note the layout of `w`: inputs first, unlike `candle_nn::Linear`.
+/// Note the layout of `w`: inputs first, unlike `candle_nn::Linear`. The one exception to "the same bits in every batch"
+/// is `N = 1`, a column of dot products, which may add in another order in batches of other sizes.
 pub fn linear(x: &Dual, w: &Tensor, b: &Tensor) -> Result<Dual> {
     if !all_fused(&[x], &[w, b]) {
         return composed::linear(x, w, b);

@@ -9,8 +9,8 @@ use super::op::{Kernel, View};
 use super::simd::{self, LANES, dot, vectorized};
 use candle_core::{Result, Shape, bail};
 
-/// `softmax(q kᵀ / √d) v` of `(B, T, 3C)`, laid out `[q | k | v]`, each split in `heads` of width `d = C / heads`; gives
-/// `(B, T, C)`.
+/// `softmax(q kᵀ / √d) v` of `(B, T, 3C)`, laid out `[q | k | v]`, each split in `heads` of width `d = C / heads`;
+/// gives `(B, T, C)`.
 pub(super) struct Attention {
     pub(super) heads: usize,
 }
