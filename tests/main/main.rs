@@ -6,3 +6,4 @@ mod observability;
 mod refusals;
 mod robustness;
 mod support;
+mod tidy;
