@@ -5,6 +5,7 @@
 
 mod arrival;
 mod catalogue;
+pub mod client;
 mod encode;
 mod generate;
 mod http;
@@ -19,6 +20,7 @@ mod status;
 mod validate;
 
 pub use catalogue::Catalogue;
+pub use client::Client;
 pub use http::serve_http;
 pub use readiness::Readiness;
 pub use server::{bind, serve_grpc};
