@@ -6,7 +6,6 @@
 mod models;
 mod worker;
 
-use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -193,12 +192,10 @@ async fn raised(mut flag: watch::Receiver<bool>) {
     let _ = flag.wait_for(|raised| *raised).await;
 }
 
-fn upkeep(metrics: PrometheusHandle) -> impl Future<Output = Result<()>> {
-    async move {
-        let mut ticks = tokio::time::interval(UPKEEP_PERIOD);
-        loop {
-            ticks.tick().await;
-            metrics.run_upkeep();
-        }
+async fn upkeep(metrics: PrometheusHandle) -> Result<()> {
+    let mut ticks = tokio::time::interval(UPKEEP_PERIOD);
+    loop {
+        ticks.tick().await;
+        metrics.run_upkeep();
     }
 }

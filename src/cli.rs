@@ -1,10 +1,10 @@
 //! The command line: one file per subcommand.
 
-mod config;
-mod generate;
-mod inspect;
-mod serve;
-mod train;
+pub mod config;
+pub mod generate;
+pub mod inspect;
+pub mod serve;
+pub mod train;
 
 use clap::{Parser, Subcommand};
 

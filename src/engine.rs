@@ -7,12 +7,12 @@ pub mod device;
 #[doc(hidden)]
 pub mod scripted;
 
-pub use device::{DeviceEngine, Loaded};
-
 use std::sync::Arc;
 
 use crate::domain::{Evaluation, ModelKey};
 use crate::error::Result;
+
+pub use device::{DeviceEngine, Loaded};
 
 /// Identity of a row (one image in flight), unique while the process lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -52,8 +52,8 @@ pub trait Stoppable {
 
 /// Stops `service` in order; `hurry` resolves when there is no time for that.
 pub async fn stop(service: &impl Stoppable, timing: Timing, hurry: impl Future<Output = ()>) -> Ending {
+    service.refuse().await;
     let drain = async {
-        service.refuse().await;
         tokio::time::sleep(timing.drain_delay).await;
         service.stop_accepting();
         timeout(timing.grace, service.finished()).await.is_ok()
@@ -107,7 +107,7 @@ impl Stops {
     /// Waits for the next one; for ever where none can come. Safe to cancel.
     pub async fn next(&mut self) {
         if self.0.recv().await.is_none() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -25,3 +25,6 @@ pub use recipe::{Intervals, ObjectiveRecipe, Recipe};
 pub use run::{Outcome, Run, run};
 pub use schedule::Schedule;
 pub use workers::Workers;
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@ use crate::error::Result;
   flowmap config
   flowmap config --config /etc/flowmap.toml --json
   flowmap config --reference > flowmap.toml")]
-pub(super) struct Args {
+pub struct Args {
     #[command(flatten)]
     settings: Settings,
     /// Print as JSON: key → value and source.
@@ -27,7 +27,7 @@ pub(super) struct Args {
 ///
 /// # Errors
 /// [`Error::Config`](crate::error::Error::Config) with every problem.
-pub(super) fn main(args: &Args) -> Result<()> {
+pub fn main(args: &Args) -> Result<()> {
     if args.reference {
         print!("{DEFAULTS}");
         return Ok(());

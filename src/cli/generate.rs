@@ -38,7 +38,7 @@ const DEFAULT_STEPS: u32 = 4;
   flowmap generate --steps 1,2,4,8 --class all --out steps.png
   flowmap generate --server http://10.0.0.5:50051 --model fashion-mnist@1 --grid 0,0.3,1 --npy images.npy
   flowmap generate --local --count 256 --safetensors images.safetensors --json")]
-pub(super) struct Args {
+pub struct Args {
     /// The server's address.
     #[arg(long, value_name = "URL", default_value = DEFAULT_SERVER)]
     server: String,
@@ -129,7 +129,7 @@ trait Backend {
 ///
 /// # Errors
 /// What is wrong with the arguments, what the server refused, or a file that cannot be written.
-pub(super) fn main(args: &Args) -> Result<()> {
+pub fn main(args: &Args) -> Result<()> {
     let mut backend = args.backend()?;
     let model = backend.model(&args.model)?;
     args.outputs.check(&model)?;

@@ -23,7 +23,7 @@ const NAMES: usize = 14;
   flowmap inspect fashion-mnist --recipe > recipe.toml
   flowmap inspect runs/checkerboard-lmd/checkpoint --tensors
   flowmap inspect fashion-mnist@1 --json")]
-pub(super) struct Args {
+pub struct Args {
     /// Folder of the checkpoint, or the name of an embedded model.
     #[arg(value_name = "DIR|NAME[@VERSION]")]
     model: PathBuf,
@@ -42,7 +42,7 @@ pub(super) struct Args {
 ///
 /// # Errors
 /// [`Error::NotFound`] where there is no such model; [`Error::File`] where its files are not as they should be.
-pub(super) fn main(args: &Args) -> Result<()> {
+pub fn main(args: &Args) -> Result<()> {
     let inspected = Inspected::read(&args.model)?;
     if args.recipe {
         print!("{}", inspected.manifest.training.recipe);

@@ -21,7 +21,7 @@ use crate::telemetry;
   FLOWMAP__SCHEDULER__MAX_ROWS=128 flowmap serve --set limits.max_steps=64
 
 `flowmap config` lists every setting, its value and where the value comes from.")]
-pub(super) struct Args {
+pub struct Args {
     #[command(flatten)]
     settings: Settings,
 }
@@ -98,7 +98,7 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 /// # Errors
 /// [`Error::Config`] for a wrong configuration, [`Error::Unavailable`] when the server could not go on or was stopped
 /// in a hurry.
-pub(super) fn main(args: &Args) -> Result<()> {
+pub fn main(args: &Args) -> Result<()> {
     let config = Config::read(&args.settings.layers()?)?;
     telemetry::init(&config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();

@@ -2,7 +2,8 @@
 //!
 //! States live in plain memory, one vector a row; a forward gathers them into tensors, asks the network once for
 //! `v_{s,t}` with the times of each row, and moves every state by its own rule. The arithmetic is that of
-//! `flow::sampler::sample`, to the bit, so an image is the same whatever it shared its forwards with.
+//! `flow::sampler::sample`, to the bit; as a [`FlowMap`]'s rows do not depend on one another, an image is the same
+//! whatever it shared its forwards with.
 //!
 //! On a CPU each thread takes whole rows through the whole network in micro-batches: nothing is synchronised inside a
 //! forward and the activations stay in the thread's cache.

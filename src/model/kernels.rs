@@ -43,7 +43,8 @@ pub fn silu(x: &Dual) -> Result<Dual> {
 
 /// `x W + b` on the last dimension: `x (…, K)`, `w (K, N)`, `b (N)`, giving `(…, N)`.
 ///
-/// Note the layout of `w`: inputs first, unlike `candle_nn::Linear`.
+/// Note the layout of `w`: inputs first, unlike `candle_nn::Linear`. The one exception to "the same bits in every batch"
+/// is `N = 1`, a column of dot products, which may add in another order in batches of other sizes.
 pub fn linear(x: &Dual, w: &Tensor, b: &Tensor) -> Result<Dual> {
     if !all_fused(&[x], &[w, b]) {
         return composed::linear(x, w, b);
@@ -297,6 +298,21 @@ mod tests {
                 assert_eq!(bits(alone), bits(&all.narrow(0, row, 1).unwrap()), "row {row} of result {i}");
             }
         }
+    }
+
+    #[test]
+    fn an_image_that_is_not_a_number_leaves_the_next_one_alone() {
+        let tensor = |seed| Tensor::from_vec(values(seed, 5 * 24), (1, 5, 24), &Device::Cpu)?.to_dtype(DType::F32);
+        let (qkv, dqkv) = (tensor(1).unwrap(), tensor(2).unwrap());
+        let broken = (&qkv * f64::NAN).unwrap();
+        let gradients = |images: &[&Tensor]| {
+            let x = Var::from_tensor(&Tensor::cat(images, 0)?)?;
+            let dx = dqkv.repeat((images.len(), 1, 1))?;
+            let y = attention(&Dual::new(x.as_tensor().clone(), dx), 2)?;
+            let dx = (&y.primal + y.tangent_or_zero()?)?.backward()?.remove(&x).unwrap_or(y.primal);
+            dx.get(images.len() - 1)?.flatten_all()?.to_vec1::<f32>()
+        };
+        assert_eq!(gradients(&[&broken, &qkv]).unwrap(), gradients(&[&qkv]).unwrap());
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub(super) fn calibrate(
     limits: &Limits,
     clock: &impl Fn() -> Instant,
 ) -> Result<Vec<Cost>> {
-    let measure = |model| {
+    let measure = |(model, info): (usize, &ModelInfo)| {
         let mut cost = Cost::default();
         for rows in sizes(limits.max_rows) {
             let elapsed = fastest(engine, &probe(ModelKey(model), rows), clock)?;
@@ -31,9 +31,19 @@ pub(super) fn calibrate(
                 break;
             }
         }
+        report(info, &cost, limits);
         Ok(cost)
     };
-    (0..catalogue.len()).map(measure).collect()
+    catalogue.iter().enumerate().map(measure).collect()
+}
+
+fn report(info: &ModelInfo, cost: &Cost, limits: &Limits) {
+    let (line, rows) = (cost.line(), cost.rows_within(limits.max_step, limits.max_rows));
+    tracing::info!(model = %info.id, base_s = line.base, per_row_s = line.per_row, rows, "measured what forwards cost");
+    if line.base + line.per_row > limits.max_step.as_secs_f64() {
+        let max_step_s = limits.max_step.as_secs_f64();
+        tracing::warn!(model = %info.id, max_step_s, "one row exceeds the longest step: no rows will share a forward");
+    }
 }
 
 /// 1, 2, 4, … and `max` itself.

@@ -8,7 +8,7 @@
 //!   followed within a few dozen forwards;
 //! - **forgetting**: within a point by an exponential mean of [`POINT_MEMORY`] forwards, between points by weights that
 //!   decay over [`LINE_MEMORY`] forwards;
-//! - **determined**: weights never fall below that of one measurement, so the sizes seen in calibration keep the slope
+//! - **determined**: weights never fall below [`LEAST_WEIGHT`], so the sizes seen in calibration keep the slope
 //!   known even when all traffic has the same size, where a plain recursive fit would drift apart.
 
 use std::time::Duration;
@@ -20,7 +20,11 @@ const CLIP: f64 = 2.0;
 const POINT_MEMORY: f64 = 16.0;
 
 /// Forwards over which a size that is no longer seen loses its say.
-const LINE_MEMORY: f64 = 256.0;
+const LINE_MEMORY: f64 = 64.0;
+
+/// Weight of a size that has not been seen for long, in measurements: enough to keep the slope, too little to hold the
+/// line back when the whole device becomes slower.
+const LEAST_WEIGHT: f64 = 1.0 / 64.0;
 
 /// Below a nanosecond nothing is measured; keeps ratios finite.
 const SHORTEST_SECONDS: f64 = 1e-9;
@@ -58,7 +62,7 @@ impl Cost {
             self.points.resize(index + 1, Point::default());
         }
         for point in self.points.iter_mut().filter(|point| point.weight > 0.0) {
-            point.weight = (point.weight * (1.0 - 1.0 / LINE_MEMORY)).max(1.0);
+            point.weight = (point.weight * (1.0 - 1.0 / LINE_MEMORY)).max(LEAST_WEIGHT);
         }
         let (rows, seconds) = (rows as f64, elapsed.as_secs_f64().max(SHORTEST_SECONDS));
         self.points[index].observe(rows, seconds, self.line);
@@ -160,7 +164,7 @@ mod tests {
     fn a_line_is_found_exactly_and_bounds_the_batch() {
         let cost = calibrated();
         assert!(close(cost.line().base, BASE, 1e-6) && close(cost.line().per_row, PER_ROW, 1e-6), "{:?}", cost.line());
-        let within = |ms| cost.rows_within(Duration::from_micros(ms * 1000 + 1), 64);
+        let within = |ms: u64| cost.rows_within(Duration::from_micros(ms * 1000 + 1), 64);
         assert_eq!((within(14), within(1), within(1000)), (10, 1, 64));
         assert!(close(cost.seconds_per_row(4), 2e-3, 1e-6));
     }
@@ -200,7 +204,7 @@ mod tests {
             for (rows, ns) in seen {
                 cost.observe(rows, Duration::from_nanos(ns));
                 let Line { base, per_row } = cost.line();
-                prop_assert!(base.is_finite() && base >= 0.0 && per_row.is_finite() && per_row >= 0.0, "{base} {per_row}");
+                prop_assert!(base.is_finite() && base >= 0.0 && per_row.is_finite() && per_row >= 0.0);
                 let bound = cost.rows_within(Duration::from_nanos(step_ns), max_rows);
                 prop_assert!((1..=max_rows.max(1)).contains(&bound));
             }

@@ -242,3 +242,47 @@ pub(super) fn draining() -> Error {
 fn stopped() -> Error {
     Error::Unavailable("its worker has stopped".into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scheduler::testing::{job, limits};
+
+    fn full(per_image: Duration) -> Duration {
+        let (handle, _commands) = channel(&Limits { max_queued_images: 4, ..limits(1) });
+        handle.shared.publish_time_per_image(per_image);
+        let _three = handle.shared.reserve(3).unwrap();
+        match handle.shared.reserve(3) {
+            Err(Error::Overloaded { retry_after }) => retry_after,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_full_queue_says_when_enough_images_will_be_done() {
+        assert_eq!(full(Duration::from_millis(150)), Duration::from_millis(300));
+        assert_eq!(full(Duration::ZERO), SHORTEST_RETRY);
+        assert_eq!(full(Duration::MAX), LONGEST_RETRY);
+    }
+
+    #[test]
+    fn a_phase_only_ever_grows() {
+        let (handle, commands) = channel(&limits(1));
+        handle.abort();
+        handle.drain();
+        assert_eq!(commands.shared.phase(), Phase::Aborting);
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_dies_over_a_job_fails_it_once() {
+        let (handle, mut commands) = channel(&limits(1));
+        let worker = async {
+            let Some(Command::Submit(submission)) = commands.receiver.recv().await else { panic!("no job") };
+            submission.reply.send(Ok(Accepted { evaluations: 1, queue_position: 0 })).unwrap();
+        };
+        let (ticket, ()) = tokio::join!(handle.submit(job(0, 1, 1)), worker);
+        let mut ticket = ticket.unwrap();
+        assert!(matches!(ticket.next().await, Some(JobEvent::Failed(Error::Unavailable(_)))));
+        assert!(ticket.next().await.is_none());
+    }
+}

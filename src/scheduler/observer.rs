@@ -38,7 +38,7 @@ impl Observer {
         Self { models: catalogue.iter().map(|info| Instruments::new(info.id.to_string())).collect() }
     }
 
-    /// A forward has ended.
+    /// A forward has succeeded.
     pub(super) fn forward(&self, forward: &Forward, elapsed: Duration) {
         let Some(model) = self.models.get(forward.batch.model.0) else { return };
         model.batch_rows.record(forward.rows as f64);

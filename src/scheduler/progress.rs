@@ -23,6 +23,7 @@ pub(super) struct Progress {
     job: Job,
     /// The evaluations of every image, shared by all of them.
     plan: Arc<[Evaluation]>,
+    /// How the model takes guidance.
     guidance: Guidance,
     tags: Tags,
     admitted: Instant,

@@ -138,7 +138,9 @@ impl<C: Fn() -> Instant> Worker<C> {
         let result = guarded(self.engine.as_mut(), &forward.batch);
         let now = (self.clock)();
         let elapsed = now.saturating_duration_since(begun);
-        self.observer.forward(&forward, elapsed);
+        if result.is_ok() {
+            self.observer.forward(&forward, elapsed);
+        }
         let lost = self.judge(&result, forward.batch.rows.len());
         let events = self.core.complete(result, elapsed, now);
         self.deliver(events);

@@ -112,7 +112,7 @@ impl Recipe {
         let rules = [
             (positive(self.steps), "steps must be at least 1"),
             (self.micro_batch > 0 && self.batch > 0, "batch and micro_batch must be at least 1"),
-            (self.batch % self.micro_batch.max(1) == 0, "micro_batch must divide batch"),
+            (self.batch.is_multiple_of(self.micro_batch.max(1)), "micro_batch must divide batch"),
             (self.noise_scale > 0.0 && self.noise_scale.is_finite(), "noise_scale must be positive"),
             (fraction(self.class_dropout), "class_dropout must be in [0, 1]"),
             (self.clip.is_none_or(|c| c > 0.0), "clip must be positive"),

@@ -107,7 +107,7 @@ fn wishes(guided: bool) -> Vec<Wish> {
 fn served(engine: &mut DeviceEngine, model: usize, wishes: &[Wish]) -> Vec<Vec<f32>> {
     let plans: Vec<_> = wishes.iter().enumerate().map(|(row, wish)| wish.steps(row as u64)).collect();
     let mut images = vec![Vec::new(); wishes.len()];
-    for now in 0..20 {
+    for now in 0..20usize {
         let of = |(wish, plan): (&Wish, &Vec<RowStep>)| plan.get(now.checked_sub(wish.joins)?).cloned();
         let rows: Vec<RowStep> = wishes.iter().zip(&plans).filter_map(of).collect();
         let outcomes = engine.step(&Batch { model: ModelKey(model), rows: rows.clone() }).unwrap();

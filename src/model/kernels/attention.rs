@@ -1,15 +1,16 @@
 //! Self-attention of all heads, image by image, reading queries, keys and values in place.
 //!
 //! The probabilities of one head (`T × T`) stay in the first-level cache; the backward pass computes them again instead
-//! of keeping them.
+//! of keeping them. Rows of `T × T` matrices are padded to whole registers: for the 49 tokens of a small image the
+//! elements left over would otherwise cost as much as the rest.
 
 use super::gemm::{self, Mat, MatMut};
 use super::op::{Kernel, View};
-use super::simd::{self, dot, vectorized};
+use super::simd::{self, LANES, dot, vectorized};
 use candle_core::{Result, Shape, bail};
 
-/// `softmax(q kᵀ / √d) v` of `(B, T, 3C)`, laid out `[q | k | v]`, each split in `heads` of width `d = C / heads`; gives
-/// `(B, T, C)`.
+/// `softmax(q kᵀ / √d) v` of `(B, T, 3C)`, laid out `[q | k | v]`, each split in `heads` of width `d = C / heads`;
+/// gives `(B, T, C)`.
 pub(super) struct Attention {
     pub(super) heads: usize,
 }
@@ -41,7 +42,7 @@ impl Kernel<1> for Attention {
                 let [q, k, v] = [Q, K, V].map(|part| heads.part(image, 3, part, head));
                 let g = heads.part(grad, 1, 0, head);
                 heads.probabilities(image, head, &mut p);
-                gemm::assign(heads.mat_mut(&mut ds), g, v.t());
+                heads.product(&mut ds, g, v.t());
                 heads.softmax_backward(&p, &mut ds);
                 gemm::assign(heads.part_mut(&mut image_out, 3, Q, head), heads.mat(&ds), k);
                 gemm::assign(heads.part_mut(&mut image_out, 3, K, head), heads.mat(&ds).t(), q);
@@ -92,9 +93,14 @@ impl Heads {
         vec![0.0; self.image_len(parts)]
     }
 
-    /// Room for a `T × T` matrix.
+    /// Room for a `T × T` matrix, with padded rows.
     pub(super) fn square(&self) -> Vec<f32> {
-        vec![0.0; self.tokens * self.tokens]
+        vec![0.0; self.tokens * self.stride()]
+    }
+
+    /// Distance of the rows of a `T × T` matrix.
+    pub(super) fn stride(&self) -> usize {
+        self.tokens.next_multiple_of(LANES)
     }
 
     /// The `(T, d)` matrix of one head in the given part of an image of `parts` parts.
@@ -111,17 +117,24 @@ impl Heads {
 
     /// A `T × T` buffer as a matrix.
     pub(super) fn mat<'a>(&self, square: &'a [f32]) -> Mat<'a> {
-        Mat::new(square, self.tokens, self.tokens, self.tokens)
+        Mat::new(square, self.tokens, self.tokens, self.stride())
     }
 
     /// As [`Heads::mat`], to write to.
     pub(super) fn mat_mut<'a>(&self, square: &'a mut [f32]) -> MatMut<'a> {
-        MatMut::new(square, self.tokens, self.tokens, self.tokens)
+        MatMut::new(square, self.tokens, self.tokens, self.stride())
     }
 
-    /// `T`.
-    pub(super) fn tokens(&self) -> usize {
-        self.tokens
+    /// `lhs · rhs` into a `T × T` buffer, with zeros in the padding.
+    pub(super) fn product(&self, square: &mut [f32], lhs: Mat<'_>, rhs: Mat<'_>) {
+        gemm::assign(self.mat_mut(square), lhs, rhs);
+        self.pad(square, 0.0);
+    }
+
+    fn pad(&self, square: &mut [f32], value: f32) {
+        for row in square.chunks_exact_mut(self.stride()) {
+            row[self.tokens..].fill(value);
+        }
     }
 
     /// `1 / √d`.
@@ -129,14 +142,15 @@ impl Heads {
         1.0 / (self.width as f32).sqrt()
     }
 
-    /// `P = softmax(Q Kᵀ / √d)` of one head.
+    /// `P = softmax(Q Kᵀ / √d)` of one head, with zeros in the padding.
     pub(super) fn probabilities(&self, image: &[f32], head: usize, p: &mut [f32]) {
         gemm::assign(self.mat_mut(p), self.part(image, 3, Q, head), self.part(image, 3, K, head).t());
+        self.pad(p, f32::MIN);
         let scale = self.scale();
         vectorized(
             #[inline(always)]
             || {
-                for row in p.chunks_exact_mut(self.tokens) {
+                for row in p.chunks_exact_mut(self.stride()) {
                     softmax(row, scale);
                 }
             },
@@ -145,11 +159,11 @@ impl Heads {
 
     /// From `dP` (in place) to the gradient of the unscaled scores: `P ∘ (dP - rowsum(P ∘ dP)) / √d`.
     pub(super) fn softmax_backward(&self, p: &[f32], dp: &mut [f32]) {
-        let scale = self.scale();
+        let (scale, stride) = (self.scale(), self.stride());
         vectorized(
             #[inline(always)]
             || {
-                for (p, dp) in p.chunks_exact(self.tokens).zip(dp.chunks_exact_mut(self.tokens)) {
+                for (p, dp) in p.chunks_exact(stride).zip(dp.chunks_exact_mut(stride)) {
                     let mean = dot(p, dp);
                     for (dp, p) in dp.iter_mut().zip(p) {
                         *dp = p * (*dp - mean) * scale;

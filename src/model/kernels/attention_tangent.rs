@@ -90,8 +90,8 @@ impl Work {
         let [[q, k, v], [dq, dk, dv]] = images.map(|image| [Q, K, V].map(|part| heads.part(image, 3, part, head)));
         let g = heads.part(grad, 1, 0, head);
         self.recompute(images, head);
-        gemm::assign(heads.mat_mut(&mut self.ds_tangent), g, v.t());
-        gemm::assign(heads.mat_mut(&mut self.ds), g, dv.t());
+        heads.product(&mut self.ds_tangent, g, v.t());
+        heads.product(&mut self.ds, g, dv.t());
         self.scores_backward();
         self.weigh();
         let [p, dp, ds, ds_tangent] = [&self.p, &self.w, &self.ds, &self.ds_tangent].map(|m| heads.mat(m));
@@ -111,13 +111,13 @@ impl Work {
         let heads = self.heads;
         heads.probabilities(image, head, &mut self.p);
         let [[q, k], [dq, dk]] = [image, dimage].map(|image| [Q, K].map(|part| heads.part(image, 3, part, head)));
-        gemm::assign(heads.mat_mut(&mut self.w), dq, k.t());
+        heads.product(&mut self.w, dq, k.t());
         gemm::accumulate(heads.mat_mut(&mut self.w), q, dk.t());
-        let (scale, tokens) = (heads.scale(), heads.tokens());
+        let (scale, stride) = (heads.scale(), heads.stride());
         vectorized(
             #[inline(always)]
             || {
-                for (p, w) in self.p.chunks_exact(tokens).zip(self.w.chunks_exact_mut(tokens)) {
+                for (p, w) in self.p.chunks_exact(stride).zip(self.w.chunks_exact_mut(stride)) {
                     let mean = dot(p, w);
                     for w in w {
                         *w = (*w - mean) * scale;
@@ -141,12 +141,12 @@ impl Work {
 
     /// From `G Vᵀ` to `dS' / √d` and from `G V'ᵀ` to `dS / √d`, in place.
     fn scores_backward(&mut self) {
-        let (heads, tokens) = (self.heads, self.heads.tokens());
+        let (heads, stride) = (self.heads, self.heads.stride());
         vectorized(
             #[inline(always)]
             || {
-                let rows = self.p.chunks_exact(tokens).zip(self.w.chunks_exact(tokens));
-                let gradients = self.ds_tangent.chunks_exact(tokens).zip(self.ds.chunks_exact_mut(tokens));
+                let rows = self.p.chunks_exact(stride).zip(self.w.chunks_exact(stride));
+                let gradients = self.ds_tangent.chunks_exact(stride).zip(self.ds.chunks_exact_mut(stride));
                 for ((p, w), (dp_tangent, dp)) in rows.zip(gradients) {
                     let a = dot(p, dp_tangent);
                     for (dp, (w, dp_tangent)) in dp.iter_mut().zip(w.iter().zip(dp_tangent)) {

@@ -3,7 +3,7 @@
 use crate::flow::dual::Dual;
 use candle_core::{Result, Tensor};
 
-/// See [`super::linear`].
+/// See [`super::linear()`].
 pub(super) fn linear(x: &Dual, w: &Tensor, b: &Tensor) -> Result<Dual> {
     let (k, n) = w.dims2()?;
     let mut shape = x.primal.dims().to_vec();
@@ -14,18 +14,18 @@ pub(super) fn linear(x: &Dual, w: &Tensor, b: &Tensor) -> Result<Dual> {
     x.unary(|x| product(x)?.broadcast_add(b), |_, _, dx| product(dx))
 }
 
-/// See [`super::modulate`].
+/// See [`super::modulate()`].
 pub(super) fn modulate(x: &Dual, scale: &Dual, shift: &Dual) -> Result<Dual> {
     let scale = scale.affine(1.0, 1.0)?.linear(|v| v.unsqueeze(1))?;
     x.mul(&scale)?.add(&shift.linear(|v| v.unsqueeze(1))?)
 }
 
-/// See [`super::gated_add`].
+/// See [`super::gated_add()`].
 pub(super) fn gated_add(x: &Dual, gate: &Dual, y: &Dual) -> Result<Dual> {
     x.add(&y.mul(&gate.linear(|v| v.unsqueeze(1))?)?)
 }
 
-/// See [`super::attention`].
+/// See [`super::attention()`].
 pub(super) fn attention(qkv: &Dual, heads: usize) -> Result<Dual> {
     let (images, tokens, packed) = qkv.primal.dims3()?;
     let width = packed / 3 / heads;

@@ -1,11 +1,11 @@
 //! Vectorised arithmetic on slices: plain loops over fixed blocks, compiled once for each instruction set.
 //!
-//! Multiplications and additions are kept apart (no fused multiply-add), and sums add in the fixed order of eight lanes:
-//! these functions give the same bits on every machine.
+//! Multiplications and additions are kept apart (no fused multiply-add, which is a slow library call where the machine
+//! has none), and sums add in the fixed order of eight lanes: these functions give the same bits on every machine.
 
 /// Elements that reductions handle side by side: one 256-bit register.
-const LANES: usize = 8;
-/// Elements of a block of [`map`]: long enough to hide the latency of `exp`, short enough for the first-level cache.
+pub(super) const LANES: usize = 8;
+/// Elements of a block of [`map`]: long enough to amortise its copy, short enough for the first-level cache.
 const BLOCK: usize = 256;
 
 /// Runs `f` compiled for the best instruction set of this machine. Everything that `f` calls must be inlined into it.
@@ -22,18 +22,16 @@ pub(super) fn vectorized<R>(f: impl FnOnce() -> R) -> R {
 pub(super) fn exp(x: f32) -> f32 {
     /// 1.5 · 2^23: adding it leaves the nearest integer in the low bits.
     const ROUND: f32 = 12_582_912.0;
-    // These comparisons let NaN pass, unlike `f32::clamp` on some targets' fast path, and keep the exponent in range.
+    // Keeps the exponent in range; unlike `f32::max`, these comparisons let NaN pass.
     let x = if x < -88.0 { -88.0 } else { x };
     let x = if x > 89.0 { 89.0 } else { x };
     let shifted = x * std::f32::consts::LOG2_E + ROUND;
     let n = shifted - ROUND;
     let r = (x - n * 0.693_359_4) + n * 2.121_944_4e-4;
-    let p = 1.987_569_2e-4 * r + 1.398_2e-3;
-    let p = p * r + 8.333_452e-3;
-    let p = p * r + 4.166_579_6e-2;
-    let p = p * r + 1.666_666_5e-1;
-    let p = p * r + 5e-1;
-    let p = p * (r * r) + r + 1.0;
+    // By Estrin's scheme: half the depth of Horner's, and the depth is what a loop of these waits for.
+    let (low, middle) = (1.666_666_5e-1 * r + 0.5, 8.333_452e-3 * r + 4.166_579_6e-2);
+    let (high, square) = (1.987_569_2e-4 * r + 1.398_2e-3, r * r);
+    let p = (low + middle * square + high * (square * square)) * square + (r + 1.0);
     // 2^n by its exponent bits: n = -127 gives zero, n = 128 infinity.
     p * f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23))
 }
@@ -79,22 +77,16 @@ fn map_block<const N: usize>(out: &mut [f32], inputs: [&[f32]; N], f: impl Fn([f
     }
 }
 
-/// `x = f(x)` for every element. The last few are padded to a whole register, so that short rows stay vectorised.
+/// `x = f(x)` for every element; fastest where the length is a multiple of [`LANES`].
 #[inline(always)]
 pub(super) fn update(x: &mut [f32], f: impl Fn(f32) -> f32) {
     let (blocks, rest) = x.as_chunks_mut::<LANES>();
     for block in blocks {
-        update_lanes(block, &f);
+        for v in block {
+            *v = f(*v);
+        }
     }
-    let mut block = [0.0; LANES];
-    block[..rest.len()].copy_from_slice(rest);
-    update_lanes(&mut block, &f);
-    rest.copy_from_slice(&block[..rest.len()]);
-}
-
-#[inline(always)]
-fn update_lanes(block: &mut [f32; LANES], f: impl Fn(f32) -> f32) {
-    for v in block {
+    for v in rest {
         *v = f(*v);
     }
 }

@@ -1,1 +1,292 @@
-//! Tests of the core.
+//! The worker with a scripted engine in virtual time: what happens during a forward is done by the engine's script, so
+//! every interleaving is the same each time.
+
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::Duration;
+
+use super::*;
+use crate::domain::{Job, Summary};
+use crate::engine::scripted::{Record, Scripted, Verdict, VirtualClock};
+use crate::scheduler::testing::{job, limits, model};
+use crate::scheduler::{Handle, Ticket, channel};
+
+const TICK: Duration = Duration::from_millis(10);
+
+/// A running worker, and the way to end it.
+struct Rig {
+    handle: Handle,
+    clock: VirtualClock,
+    record: Record,
+    thread: std::thread::JoinHandle<()>,
+}
+
+/// A worker whose forwards take a tick each; `script` is called with the number of each forward, from 0.
+fn rig(limits: &Limits, mut script: impl FnMut(usize, &Batch) -> Verdict + Send + 'static) -> Rig {
+    let catalogue: Arc<[ModelInfo]> = vec![model("a", 1)].into();
+    let (handle, commands) = channel(limits);
+    let clock = VirtualClock::new();
+    let ticking = clock.clone();
+    let mut forwards = 0;
+    let (engine, record) = Scripted::new(&catalogue, move |batch| {
+        ticking.advance(TICK);
+        forwards += 1;
+        script(forwards - 1, batch)
+    });
+    let (limits, now) = (limits.clone(), clock.clone());
+    let thread = std::thread::spawn(move || run(commands, Box::new(engine), catalogue, limits, move || now.now()));
+    Rig { handle, clock, record, thread }
+}
+
+impl Rig {
+    /// Ends the worker by dropping the last handle, once it has finished what it has.
+    fn end(self) -> Record {
+        drop(self.handle);
+        self.thread.join().unwrap();
+        self.record
+    }
+}
+
+/// From a test to the script of its engine, which waits for it: a ticket to drop, a handle to use.
+fn hand_over<T: Send>() -> (SyncSender<T>, impl Fn() -> T + Send) {
+    let (sender, receiver) = sync_channel(1);
+    (sender, move || receiver.recv().unwrap())
+}
+
+async fn rest(ticket: &mut Ticket) -> (Vec<u32>, JobEvent) {
+    let mut images = Vec::new();
+    loop {
+        match ticket.next().await.unwrap() {
+            JobEvent::Image(image) => images.push(image.index),
+            end => return (images, end),
+        }
+    }
+}
+
+fn failed(event: &JobEvent) -> &Error {
+    let JobEvent::Failed(error) = event else { panic!("{event:?}") };
+    error
+}
+
+#[tokio::test]
+async fn a_job_streams_its_images_and_ends_once() {
+    let rig = rig(&limits(2), |_, _| Verdict::Proceed);
+    rig.handle.ready().await.unwrap();
+    let mut ticket = rig.handle.submit(job(0, 3, 2)).await.unwrap();
+    assert_eq!((ticket.accepted.evaluations, ticket.accepted.queue_position), (2, 0));
+    let (images, end) = rest(&mut ticket).await;
+    assert_eq!(images, [0, 1, 2]);
+    let JobEvent::Finished(summary) = end else { panic!("{end:?}") };
+    assert_eq!(summary, Summary { images: 3, evaluations: 6, total: 4 * TICK });
+    assert!(ticket.next().await.is_none());
+    let sizes: Vec<usize> = rig.end().batches().iter().map(|batch| batch.rows.len()).collect();
+    assert_eq!(sizes, [2, 2, 1, 1]);
+}
+
+#[tokio::test]
+async fn a_dropped_ticket_frees_its_rows_before_the_next_forward() {
+    let ((go, gate), (give, take)) = (hand_over(), hand_over::<Ticket>());
+    let rig = rig(&limits(4), move |forward, _| {
+        match forward {
+            0 => gate(),
+            1 => drop(take()),
+            _ => {}
+        }
+        Verdict::Proceed
+    });
+    let doomed = rig.handle.submit(Job { seed: 7, ..job(0, 8, 50) });
+    let kept = rig.handle.submit(job(0, 1, 20));
+    // Both are on their way before the first forward ends.
+    let (doomed, kept, _) = tokio::join!(biased; doomed, kept, async { go.send(()) });
+    give.send(doomed.unwrap()).unwrap();
+    let mut kept = kept.unwrap();
+    assert!(matches!(rest(&mut kept).await.1, JobEvent::Finished(_)));
+    let record = rig.end();
+    let (batches, released) = (record.batches(), record.released());
+    assert!(batches[..2].iter().all(|batch| batch.rows.iter().any(|row| released.contains(&row.row))));
+    assert!(batches[2..].iter().all(|batch| batch.rows.iter().all(|row| !released.contains(&row.row))));
+    let begun = batches.iter().flat_map(|batch| &batch.rows).filter(|row| row.start.is_some()).count();
+    assert_eq!(released.len(), begun - 1, "every row of the job that had begun");
+}
+
+#[tokio::test]
+async fn an_expired_job_ends_before_the_device_sees_it_again() {
+    let rig = rig(&limits(1), |_, _| Verdict::Proceed);
+    let deadline = Some(rig.clock.now() + 3 * TICK);
+    let mut late = rig.handle.submit(Job { deadline, ..job(0, 1, 50) }).await.unwrap();
+    let (images, end) = rest(&mut late).await;
+    assert!(images.is_empty() && matches!(failed(&end), Error::DeadlineExceeded));
+    let record = rig.end();
+    assert_eq!((record.batches().len(), record.released().len()), (3, 1));
+}
+
+#[tokio::test]
+async fn a_slow_reader_holds_its_own_permits_and_delays_nobody() {
+    let limits = Limits { max_queued_images: 4, ..limits(8) };
+    let rig = rig(&limits, |_, _| Verdict::Proceed);
+    let mut slow = rig.handle.submit(job(0, 3, 1)).await.unwrap();
+    let mut quick = rig.handle.submit(job(0, 1, 5)).await.unwrap();
+    assert!(matches!(rest(&mut quick).await.1, JobEvent::Finished(_)));
+    let refused = rig.handle.submit(job(0, 2, 1)).await.unwrap_err();
+    assert!(matches!(refused, Error::Overloaded { retry_after } if !retry_after.is_zero()), "{refused:?}");
+    assert!(matches!(slow.next().await, Some(JobEvent::Image(_))));
+    let mut next = rig.handle.submit(job(0, 2, 1)).await.unwrap();
+    assert!(matches!(rest(&mut next).await.1, JobEvent::Finished(_)));
+    assert!(matches!(rig.handle.submit(job(0, 3, 1)).await, Err(Error::Overloaded { .. })));
+    drop(slow);
+    assert!(rig.handle.submit(job(0, 4, 1)).await.is_ok());
+    assert!(matches!(rig.handle.submit(job(0, 5, 1)).await, Err(Error::Invalid(_))), "more than ever fits");
+    rig.end();
+}
+
+#[tokio::test]
+async fn a_full_command_channel_is_overload() {
+    let (handle, commands) = channel(&Limits { queue_slots: 2, ..limits(1) });
+    let waiting: Vec<_> = (0..2).map(|_| handle.clone()).collect();
+    let mut waiting: Vec<_> = waiting.iter().map(|handle| Box::pin(handle.submit(job(0, 1, 1)))).collect();
+    for submission in &mut waiting {
+        assert!(poll(submission.as_mut()).is_pending());
+    }
+    assert!(matches!(handle.submit(job(0, 1, 1)).await, Err(Error::Overloaded { .. })));
+    drop(commands);
+    assert!(!handle.is_alive());
+    for submission in waiting {
+        assert!(matches!(submission.await, Err(Error::Unavailable(_))));
+    }
+    assert!(matches!(handle.submit(job(0, 1, 1)).await, Err(Error::Unavailable(_))));
+    assert!(matches!(handle.ready().await, Err(Error::Unavailable(_))));
+}
+
+fn poll<F: Future>(future: std::pin::Pin<&mut F>) -> std::task::Poll<F::Output> {
+    future.poll(&mut std::task::Context::from_waker(std::task::Waker::noop()))
+}
+
+#[tokio::test]
+async fn a_failed_forward_and_a_panic_fail_their_jobs_alone() {
+    let rig = rig(&limits(1), |forward, _| match forward {
+        0 => Verdict::Fail(Error::Compute("no memory".into())),
+        1 => panic!("scripted"),
+        3 => Verdict::FailRow(0),
+        _ => Verdict::Proceed,
+    });
+    for expected in [false, false, true, false, true] {
+        let mut ticket = rig.handle.submit(job(0, 1, 1)).await.unwrap();
+        let (_, end) = rest(&mut ticket).await;
+        assert_eq!(matches!(end, JobEvent::Finished(_)), expected, "{end:?}");
+        assert!(expected || matches!(failed(&end), Error::Compute(_)));
+    }
+    rig.end();
+}
+
+#[tokio::test]
+async fn a_lost_device_stops_the_worker_and_fails_everything() {
+    for error in [|| Error::Unavailable("gone".into()), || Error::Compute("broken".into())] {
+        let rig = rig(&limits(1), move |_, _| Verdict::Fail(error()));
+        // Those that come after the worker has stopped are refused, those before fail.
+        for _ in 0..FAILURES_IN_A_ROW {
+            if let Ok(mut ticket) = rig.handle.submit(job(0, 2, 4)).await {
+                failed(&rest(&mut ticket).await.1);
+            }
+        }
+        rig.handle.stopped().await;
+        assert!(!rig.handle.is_alive());
+        assert!(matches!(rig.handle.submit(job(0, 1, 1)).await, Err(Error::Unavailable(_))));
+        rig.end();
+    }
+}
+
+#[tokio::test]
+async fn draining_finishes_what_was_taken_and_refuses_the_rest() {
+    let (give, take) = hand_over::<Handle>();
+    let rig = rig(&limits(1), move |forward, _| {
+        if forward == 0 {
+            take().drain();
+        }
+        Verdict::Proceed
+    });
+    let mut taken = rig.handle.submit(job(0, 2, 3)).await.unwrap();
+    give.send(rig.handle.clone()).unwrap();
+    assert!(matches!(rest(&mut taken).await, (images, JobEvent::Finished(_)) if images == [0, 1]));
+    assert!(matches!(rig.handle.submit(job(0, 1, 1)).await, Err(Error::Unavailable(_))));
+    rig.handle.stopped().await;
+    assert!(!rig.handle.is_alive());
+    rig.end();
+}
+
+#[tokio::test]
+async fn an_idle_worker_hears_of_the_drain() {
+    let rig = rig(&limits(1), |_, _| Verdict::Proceed);
+    rig.handle.ready().await.unwrap();
+    rig.handle.drain();
+    rig.handle.stopped().await;
+    rig.end();
+}
+
+#[tokio::test]
+async fn an_abort_ends_everything_after_the_forward_in_progress() {
+    let (give, take) = hand_over::<Handle>();
+    let rig = rig(&limits(1), move |forward, _| {
+        if forward == 1 {
+            take().abort();
+        }
+        Verdict::Proceed
+    });
+    let mut taken = rig.handle.submit(job(0, 2, 30)).await.unwrap();
+    give.send(rig.handle.clone()).unwrap();
+    assert!(matches!(failed(&rest(&mut taken).await.1), Error::Unavailable(_)));
+    let record = rig.end();
+    assert_eq!((record.batches().len(), record.released().len()), (2, 1));
+}
+
+#[tokio::test]
+async fn dropping_the_last_handle_finishes_what_was_taken() {
+    let rig = rig(&limits(1), |_, _| Verdict::Proceed);
+    let mut taken = rig.handle.submit(job(0, 2, 3)).await.unwrap();
+    rig.end();
+    assert!(matches!(rest(&mut taken).await.1, JobEvent::Finished(_)));
+}
+
+#[test]
+fn every_metric_has_its_name_labels_and_value() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let limits = limits(4);
+    let catalogue: Arc<[ModelInfo]> = vec![model("a", 3)].into();
+    let (handle, commands) = channel(&limits);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let client = std::thread::spawn(move || {
+        runtime.block_on(async move {
+            let mut two = handle.submit(job(0, 1, 2)).await.unwrap();
+            rest(&mut two).await;
+            let mut failing = handle.submit(job(0, 3, 1)).await.unwrap();
+            rest(&mut failing).await;
+        });
+    });
+    let clock = VirtualClock::new();
+    let ticking = clock.clone();
+    let (engine, _) = Scripted::new(&catalogue, move |batch| {
+        ticking.advance(TICK);
+        if batch.rows.len() == 3 { Verdict::Fail(Error::Compute("scripted".into())) } else { Verdict::Proceed }
+    });
+    metrics::with_local_recorder(&recorder, || {
+        run(commands, Box::new(engine), Arc::clone(&catalogue), limits.clone(), || clock.now());
+    });
+    client.join().unwrap();
+    let text = recorder.handle().render();
+    for line in [
+        r#"flowmap_images_total{model="a@3"} 1"#,
+        r#"flowmap_evaluations_total{model="a@3"} 2"#,
+        r#"flowmap_images_cancelled_total{model="a@3",reason="error"} 3"#,
+        r#"flowmap_images_cancelled_total{model="a@3",reason="cancelled"} 0"#,
+        r#"flowmap_images_cancelled_total{model="a@3",reason="deadline"} 0"#,
+        r#"flowmap_images_waiting{model="a@3"} 0"#,
+        r#"flowmap_images_running{model="a@3"} 0"#,
+        r#"flowmap_batch_rows_sum{model="a@3"} 2"#,
+        r#"flowmap_batch_distinct_plans_sum{model="a@3"} 2"#,
+        r#"flowmap_step_duration_seconds_count{model="a@3"} 2"#,
+        r#"flowmap_queue_duration_seconds_count{model="a@3"} 1"#,
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+    for part in ["base", "per_row"] {
+        assert!(text.contains(&format!(r#"flowmap_step_cost_seconds{{model="a@3",part="{part}"}}"#)), "{text}");
+    }
+}
