@@ -87,7 +87,7 @@ def arguments():
     parser.add_argument("--count", type=int, help="images in a row; one for each class if absent")
     parser.add_argument("--steps", default="1,2,4,8", help="numbers of steps, a row for each [%(default)s]")
     parser.add_argument("--guidance", type=float, help="guidance scale; the model's own if absent")
-    parser.add_argument("--seed", type=int, default=random.getrandbits(63), help="seed of the noise; drawn if absent")
+    parser.add_argument("--seed", type=int, default=random.getrandbits(32), help="seed of the noise; drawn if absent")
     parser.add_argument("--out", help="save a picture here")
     parser.add_argument("--npy", help="save the samples here, float32 of [rows, count, shape...]")
     return parser.parse_args()

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::domain::{ModelInfo, Sampler, TimeGrid};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use local::Local;
 use order::{Order, Times};
 use output::Outputs;
@@ -90,11 +90,17 @@ pub struct Args {
 
 impl Args {
     /// The rows of the picture.
-    fn times(&self) -> Vec<Times> {
-        match &self.grid {
-            Some(grid) => vec![Times::Grid(grid.clone())],
-            None if self.steps.is_empty() => vec![Times::Steps(DEFAULT_STEPS)],
-            None => self.steps.iter().copied().map(Times::Steps).collect(),
+    ///
+    /// # Errors
+    /// [`Error::Config`] where two rows would have the same name.
+    fn times(&self) -> Result<Vec<Times>> {
+        if let Some(grid) = &self.grid {
+            return Ok(vec![Times::Grid(grid.clone())]);
+        }
+        let steps = if self.steps.is_empty() { &[DEFAULT_STEPS] } else { self.steps.as_slice() };
+        match (1..steps.len()).find(|&i| steps[..i].contains(&steps[i])) {
+            Some(i) => Err(Error::Config(vec![format!("--steps: {} is there twice", steps[i])])),
+            None => Ok(steps.iter().copied().map(Times::Steps).collect()),
         }
     }
 
@@ -130,10 +136,11 @@ trait Backend {
 /// # Errors
 /// What is wrong with the arguments, what the server refused, or a file that cannot be written.
 pub fn main(args: &Args) -> Result<()> {
+    let times = args.times()?;
     let mut backend = args.backend()?;
     let model = backend.model(&args.model)?;
     args.outputs.check(&model)?;
-    let (order, times) = (Order::new(args, &model)?, args.times());
+    let order = Order::new(args, &model)?;
     let bar = args.bar(times.len() * order.labels.len());
     let rows = times.iter().map(|times| backend.row(&order, times, &bar)).collect::<Result<Vec<_>>>();
     bar.finish_and_clear();
@@ -146,4 +153,51 @@ pub fn main(args: &Args) -> Result<()> {
         files.iter().for_each(|file| println!("{} written", file.display()));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parse(line: &str) -> Result<Args, clap::Error> {
+        Line::try_parse_from(line.split(' ')).map(|line| line.args)
+    }
+
+    fn times(line: &str) -> Result<Vec<Times>> {
+        parse(line).unwrap().times()
+    }
+
+    #[test]
+    fn each_number_of_steps_is_a_row() {
+        assert_eq!(times("generate").unwrap(), [Times::Steps(DEFAULT_STEPS)]);
+        assert_eq!(times("generate --steps 1,2 --steps 8").unwrap(), [1, 2, 8].map(Times::Steps));
+        assert_eq!(times("generate --grid 0,0.3,1").unwrap()[0].caption(), "0, 0.3, 1");
+        assert_eq!(times("generate --steps 4,2,4").unwrap_err().to_string(), "--steps: 4 is there twice");
+    }
+
+    #[test]
+    fn arguments_that_contradict_each_other_or_mean_nothing_are_refused() {
+        for line in [
+            "generate --steps 0",
+            "generate --steps 1,,2",
+            "generate --steps 4 --grid 0,1",
+            "generate --grid 1,1",
+            "generate --count 0",
+            "generate --sampler rk4",
+            "generate --local --server http://a:1",
+            "generate --local --deadline-ms 5",
+            "generate --models a",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+        assert!(parse("generate --local --models a --sampler flow-map --guidance 1.5").is_ok());
+    }
 }

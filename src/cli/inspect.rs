@@ -170,7 +170,8 @@ fn classes(names: &[String]) -> String {
     }
 }
 
-fn told_guidance(guidance: Guidance) -> String {
+/// How guidance is taken, for people.
+pub(super) fn told_guidance(guidance: Guidance) -> String {
     match guidance {
         Guidance::None => "none: only scale 1".into(),
         Guidance::Baked { scale } => format!("fixed in training: only scale {scale}"),
@@ -179,7 +180,8 @@ fn told_guidance(guidance: Guidance) -> String {
     }
 }
 
-fn told_pairs(pairs: TimePairs) -> String {
+/// Legal time pairs, for people.
+pub(super) fn told_pairs(pairs: TimePairs) -> String {
     match pairs {
         TimePairs::Diagonal => "s = t: a velocity field",
         TimePairs::Triangle => "s <= t: a flow map that generates",

@@ -71,3 +71,14 @@ async fn inspect_tells_and_prints_the_recipe() {
     assert!(told.status.success() && text(&told.stdout).contains("small@1"), "{}", text(&told.stdout));
     assert_eq!(text(&flowmap(&["inspect", &folder, "--recipe"]).await.stdout), "seed = 3\n");
 }
+
+#[tokio::test]
+async fn generate_without_a_server_refuses_what_the_model_does_not_take() {
+    let repository = Repository::new();
+    let root = repository.root().display().to_string();
+    let refused = flowmap(&["generate", "--local", "--models", &root, "--grid", "1,0", "--guidance", "9"]).await;
+    assert_eq!(refused.status.code(), Some(2));
+    let told = text(&refused.stderr);
+    assert!(told.contains("--sampler flow-map: small@1 was trained on s <= t"), "{told}");
+    assert!(told.contains("--guidance 9: small@1 takes scale 0 to 4"), "{told}");
+}

@@ -10,6 +10,7 @@ use super::Backend;
 use super::order::{Order, Times};
 use super::row::{Row, Timing};
 use crate::checkpoint::Repository;
+use crate::cli::inspect::{told_guidance, told_pairs};
 use crate::domain::{Guidance, ModelInfo, ModelRef, Sampler, TimeGrid};
 use crate::error::{Error, Result};
 use crate::flow::FlowMap;
@@ -51,11 +52,11 @@ impl Local {
         let scale = order.guidance.unwrap_or_else(|| guidance.default_scale());
         let mut problems = Vec::new();
         if !time_pairs.allows(sampler, grid.is_rising()) {
-            problems.push(format!("--sampler {sampler}: {id} was trained on {time_pairs:?} time pairs only"));
+            problems.push(format!("--sampler {sampler}: {id} was trained on {} only", told_pairs(*time_pairs)));
         }
         // The network's interface has no argument for a scale.
         if !guidance.allows(scale) || matches!(guidance, Guidance::Input { .. }) {
-            problems.push(format!("--guidance {scale}: {id} takes {guidance:?}"));
+            problems.push(format!("--guidance {scale}: {id} takes {}", told_guidance(*guidance)));
         }
         if problems.is_empty() { Ok((sampler, scale)) } else { Err(Error::Config(problems)) }
     }
@@ -84,7 +85,7 @@ impl Backend for Local {
             let states = sample(net, sampler, &grid, &x, &labels)?.flatten_all()?.to_vec1::<f32>()?;
             images.extend(states.chunks(info.elements()).map(<[f32]>::to_vec));
             first.get_or_insert_with(|| asked.elapsed());
-            bar.set_position(bar.position() + labels.dims()[0] as u64);
+            bar.inc(labels.elem_count() as u64);
         }
         let total = asked.elapsed();
         let timing = Timing { first: first.unwrap_or(total), total, computed: total, ..Timing::default() };

@@ -45,8 +45,7 @@ impl Order {
             model: model.clone(),
             labels: turn.iter().copied().cycle().take(images).collect(),
             turn: turn.len(),
-            // The server would draw one as well, but another one for each row.
-            seed: args.seed.unwrap_or_else(|| RandomState::new().hash_one("seed")),
+            seed: args.seed.unwrap_or_else(draw_seed),
             guidance: args.guidance,
             sampler: args.sampler,
             deadline_ms: args.deadline_ms,
@@ -67,6 +66,12 @@ impl Order {
     pub(super) fn class(&self, label: Option<u32>) -> &str {
         label.and_then(|label| self.model.classes.get(label as usize)).map_or("no class", String::as_str)
     }
+}
+
+/// The server would draw one as well, but another one for each row. Short enough to be typed, and to be a number in
+/// any reader of JSON.
+fn draw_seed() -> u64 {
+    RandomState::new().hash_one("seed") >> 32
 }
 
 fn default_count(model: &ModelInfo, classes: usize) -> usize {

@@ -57,35 +57,36 @@ impl Outputs {
         }
     }
 
-    /// Writes the files and returns their paths.
+    /// Writes the files and returns their paths, of single images that of their folder.
     ///
     /// # Errors
     /// [`Error::File`] where the operating system refuses.
     pub(super) fn write(&self, order: &Order, rows: &[Row]) -> Result<Vec<PathBuf>> {
         let mut written = Vec::new();
-        let mut save = |path: PathBuf, bytes: &[u8]| -> Result<()> {
-            std::fs::write(&path, bytes).map_err(|e| Error::io(&path, "write it", e))?;
-            written.push(path);
-            Ok(())
-        };
         if let Some(path) = self.picture() {
-            save(path.into(), &sheet::png(order, rows)?)?;
+            save(path, &sheet::png(order, rows)?)?;
+            written.push(path.into());
         }
         if let Some(path) = &self.npy {
             let numbers = rows.iter().flat_map(|row| row.images.iter().flatten().copied());
-            save(path.clone(), &npy::file(&array_shape(order, rows.len()), numbers))?;
+            save(path, &npy::file(&array_shape(order, rows.len()), numbers))?;
+            written.push(path.clone());
         }
         if let Some(path) = &self.safetensors {
-            save(path.clone(), &safetensors(order, rows, path)?)?;
+            save(path, &safetensors(order, rows, path)?)?;
+            written.push(path.clone());
         }
         if let Some(folder) = &self.png_dir {
             std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, "create it", e))?;
-            for (name, bytes) in single_images(order, rows)? {
-                save(folder.join(name), &bytes)?;
-            }
+            single_images(order, rows)?.iter().try_for_each(|(name, bytes)| save(&folder.join(name), bytes))?;
+            written.push(folder.clone());
         }
         Ok(written)
     }
+}
+
+fn save(path: &Path, bytes: &[u8]) -> Result<()> {
+    std::fs::write(path, bytes).map_err(|e| Error::io(path, "write it", e))
 }
 
 fn array_shape(order: &Order, rows: usize) -> Vec<usize> {
@@ -140,8 +141,7 @@ mod tests {
         let rows = [row(Times::Steps(1), 2), row(Times::Steps(2), 2)];
         let files = outputs.write(&order(&[Some(1), None], 2), &rows).unwrap();
         let names: Vec<_> = files.iter().map(|file| file.file_name().unwrap().to_str().unwrap()).collect();
-        assert_eq!(names[..3], ["a.png", "a.npy", "a.safetensors"]);
-        assert_eq!(names[3..], ["steps_1-0000.png", "steps_1-0001.png", "steps_2-0000.png", "steps_2-0001.png"]);
+        assert_eq!(names, ["a.png", "a.npy", "a.safetensors", "images"]);
         let array = candle_core::Tensor::read_npy(&files[1]).unwrap();
         assert_eq!(
             (array.dims(), array.get(1).unwrap().get(1).unwrap().max_all().unwrap().to_scalar().unwrap()),
@@ -151,7 +151,7 @@ mod tests {
         let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         assert_eq!(tensors.tensor("labels").unwrap().data(), [1, 0, 0, 0, 255, 255, 255, 255]);
         assert_eq!(tensors.tensor("steps_2").unwrap().shape(), [2, 1, 2, 2]);
-        assert_eq!(image::open(&files[4]).unwrap().into_luma8().into_raw(), [255; 4]);
+        assert_eq!(image::open(files[3].join("steps_2-0001.png")).unwrap().into_luma8().into_raw(), [255; 4]);
     }
 
     #[test]

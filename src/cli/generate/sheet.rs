@@ -50,11 +50,12 @@ fn images(order: &Order, rows: &[Row], grid: Grid) -> Result<Vec<u8>> {
     lines.into_iter().try_fold(grid.scale(IMAGE_SIDE / side.max(1)).columns(headings), line)?.png()
 }
 
-/// Images side by side: whole turns of the classes, so that a column has one class.
+/// Images side by side: lines of equal length, and whole turns of the classes, so that a column has one class.
 fn columns(order: &Order) -> usize {
-    let turns = (MAX_COLUMNS / order.turn.max(1)).max(1);
-    let columns = if order.turn > MAX_COLUMNS { MAX_COLUMNS } else { turns * order.turn.max(1) };
-    columns.min(order.labels.len().max(1))
+    let images = order.labels.len().max(1);
+    let turn = if order.turn > MAX_COLUMNS { 1 } else { order.turn.max(1) };
+    let lines = images.div_ceil(MAX_COLUMNS / turn * turn);
+    images.div_ceil(lines).next_multiple_of(turn).min(images)
 }
 
 fn densities(order: &Order, rows: &[Row], title: &str) -> Result<Vec<u8>> {
@@ -87,8 +88,8 @@ mod tests {
     #[test]
     fn columns_are_whole_turns_of_the_classes() {
         let columns = |images: usize, turn: usize| columns(&order(&vec![Some(0); images], turn));
-        assert_eq!((columns(30, 10), columns(30, 3), columns(2, 3)), (10, 15, 2));
-        assert_eq!((columns(30, 1), columns(30, 20), columns(0, 1)), (16, 16, 1));
+        assert_eq!((columns(30, 10), columns(24, 2), columns(2, 3)), (10, 12, 2));
+        assert_eq!((columns(30, 1), columns(33, 20), columns(0, 1)), (15, 11, 1));
     }
 
     #[test]
