@@ -53,6 +53,8 @@ pub async fn serve_grpc(
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // The details of errors, so that tools can show them.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     let largest_message = settings.limits.max_request_bytes.saturating_add(MESSAGE_OVERHEAD_BYTES);
     let generation = GenerationServiceServer::new(service).max_decoding_message_size(largest_message);
