@@ -3,6 +3,7 @@
 //! A request is parsed once, into a [`Job`](crate::domain::Job) that cannot be wrong or into every violation; the
 //! scheduler takes it from there. This is the only room that knows tonic.
 
+mod accept;
 mod arrival;
 mod catalogue;
 pub mod client;

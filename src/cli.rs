@@ -6,6 +6,8 @@ pub mod inspect;
 pub mod serve;
 pub mod train;
 
+use std::io::{ErrorKind, Write};
+
 use clap::{Parser, Subcommand};
 
 use crate::error::{Error, Result};
@@ -45,6 +47,15 @@ impl Cli {
             Command::Config(args) => config::main(&args),
             Command::Train(args) => train::main(&args),
         }
+    }
+}
+
+/// Writes a command's result to standard output. A reader that has seen enough, such as `head`, is no failure.
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Error::io("standard output", "write it", e)),
+        _ => Ok(()),
     }
 }
 
