@@ -3,8 +3,10 @@
 //! A request is parsed once, into a [`Job`](crate::domain::Job) that cannot be wrong or into every violation; the
 //! scheduler takes it from there. This is the only room that knows tonic.
 
+mod accept;
 mod arrival;
 mod catalogue;
+pub mod client;
 mod encode;
 mod generate;
 mod http;
@@ -19,6 +21,7 @@ mod status;
 mod validate;
 
 pub use catalogue::Catalogue;
+pub use client::Client;
 pub use http::serve_http;
 pub use readiness::Readiness;
 pub use server::{bind, serve_grpc};

@@ -1,14 +1,18 @@
 //! The command line: one file per subcommand.
 
 pub mod config;
+pub mod generate;
+pub mod inspect;
 pub mod serve;
 pub mod train;
+
+use std::io::{ErrorKind, Write};
 
 use clap::{Parser, Subcommand};
 
 use crate::error::{Error, Result};
 
-/// Exit code for what the caller of a command must mend: its arguments or its configuration. clap uses it as well.
+/// Exit code for arguments or a configuration that can be seen to be wrong from here. clap uses it as well.
 const USAGE: u8 = 2;
 /// Exit code for everything else.
 const FAILURE: u8 = 1;
@@ -24,6 +28,8 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Args),
+    Generate(generate::Args),
+    Inspect(inspect::Args),
     Config(config::Args),
     Train(train::Args),
 }
@@ -36,23 +42,34 @@ impl Cli {
     pub fn run(self) -> Result<()> {
         match self.command {
             Command::Serve(args) => serve::main(&args),
+            Command::Generate(args) => generate::main(&args),
+            Command::Inspect(args) => inspect::main(&args),
             Command::Config(args) => config::main(&args),
             Command::Train(args) => train::main(&args),
         }
     }
 }
 
+/// Writes a command's result to standard output. A reader that has seen enough, such as `head`, is no failure.
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Error::io("standard output", "write it", e)),
+        _ => Ok(()),
+    }
+}
+
 /// The process's exit code for `error`.
 pub fn exit_code(error: &Error) -> u8 {
     match error {
-        Error::Config(_) | Error::Invalid(_) | Error::NotFound(_) => USAGE,
+        Error::Config(_) => USAGE,
         _ => FAILURE,
     }
 }
 
 /// `error` and its causes, a line each, for a person at a terminal.
 pub fn explain(error: &Error) -> String {
-    let mut text = format!("error: {}", error.to_string().replace('\n', "\n       "));
+    let mut text = format!("error: {}", told(error).replace('\n', "\n       "));
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
         let line = error.to_string();
@@ -65,11 +82,23 @@ pub fn explain(error: &Error) -> String {
     text
 }
 
+/// The error itself, with a line for each wrong field.
+fn told(error: &Error) -> String {
+    match error {
+        Error::Invalid(violations) => {
+            let lines = violations.iter().map(|v| format!("\n  {}: {}", v.field, v.description));
+            lines.fold("the server refused the request:".into(), |text, line| text + &line)
+        }
+        other => other.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
 
     use super::*;
+    use crate::error::Violation;
 
     #[test]
     fn every_command_explains_itself_with_examples() {
@@ -93,6 +122,11 @@ mod tests {
         let error = Error::File { path: "/models".into(), problem: "is broken".into(), source: Some(io().into()) };
         assert_eq!(explain(&error), "error: /models: is broken\n  because: disk on fire");
         assert_eq!(explain(&Error::Config(vec!["a".into(), "b".into()])), "error: a\n       b");
+        let wrong = Error::Invalid(vec![Violation::new("count", "is 0"), Violation::new("steps", "is 0")]);
+        assert_eq!(
+            explain(&wrong),
+            "error: the server refused the request:\n         count: is 0\n         steps: is 0"
+        );
         assert_eq!((exit_code(&Error::Config(vec![])), exit_code(&Error::Cancelled)), (2, 1));
     }
 }

@@ -2,9 +2,10 @@
 
 pub mod metrics;
 
+use std::io::IsTerminal;
+
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::time::SystemTime;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -43,7 +44,8 @@ pub fn check_filter(directives: &str) -> Result<(), String> {
 /// [`Error::Config`] when the filter is wrong or a subscriber is already set.
 pub fn init(log: &Log) -> Result<()> {
     let filter = EnvFilter::try_new(&log.filter).map_err(|e| Error::Config(vec![format!("log.filter: {e}")]))?;
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_timer(SystemTime);
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     let registry = tracing_subscriber::registry().with(filter);
     let set = match log.format {
         LogFormat::Text => registry.with(lines).try_init(),

@@ -13,12 +13,15 @@ pub struct Catalogue {
 }
 
 impl Catalogue {
-    /// A catalogue whose requests without a name go to `default`.
+    /// A catalogue whose requests without a name go to `default`; to the first model by name, where `default` names
+    /// none either.
     ///
     /// # Errors
     /// [`Error::NotFound`] when `default` names none of the models.
     pub fn new(models: Arc<[ModelInfo]>, default: &ModelRef) -> Result<Self> {
-        let default = find(&models, default)?;
+        let first = models.iter().map(|model| &model.id.name).min();
+        let name = default.name.as_ref().or(first).cloned();
+        let default = find(&models, &ModelRef { name, version: default.version })?;
         Ok(Self { models, default })
     }
 
@@ -90,6 +93,13 @@ mod tests {
         for (text, want) in [("", 2), ("b", 2), ("b@1", 0), ("a", 1)] {
             assert_eq!(catalogue.resolve(&text.parse().unwrap()).unwrap(), ModelKey(want), "{text}");
         }
+    }
+
+    #[test]
+    fn without_a_default_the_first_name_is_it() {
+        let catalogue = Catalogue::new(Arc::clone(catalogue().models()), &ModelRef::default()).unwrap();
+        assert_eq!(catalogue.default_model(), ModelKey(1));
+        assert!(Catalogue::new(Arc::new([]), &ModelRef::default()).is_err());
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 
 use tokio::net::TcpListener;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 
+use super::accept::accept;
 use super::proto::FILE_DESCRIPTOR_SET;
 use super::proto::v1::generation_service_server::GenerationServiceServer;
 use super::readiness::Readiness;
@@ -44,15 +44,15 @@ pub async fn serve_grpc(
     readiness: &Readiness,
     stop: impl Future<Output = ()>,
 ) -> Result<()> {
-    // tonic's own `tcp_nodelay` does not reach connections of a listener that was bound before: without this, each
-    // message waits for the client's delayed acknowledgement, some 40 ms.
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let failed = |e: &dyn std::fmt::Display| Error::Unavailable(format!("the gRPC transport failed: {e}"));
     let settings = service.settings().clone();
+    let incoming = accept(listener, settings.max_connections);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // The details of errors, so that tools can show them.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     let largest_message = settings.limits.max_request_bytes.saturating_add(MESSAGE_OVERHEAD_BYTES);
     let generation = GenerationServiceServer::new(service).max_decoding_message_size(largest_message);

@@ -22,6 +22,8 @@ pub struct Limits {
 pub struct Settings {
     /// Bounds on a single request.
     pub limits: Limits,
+    /// Most connections at a time.
+    pub max_connections: usize,
     /// Most generation requests at a time, over all connections.
     pub max_requests: usize,
     /// Most streams at a time on one connection.

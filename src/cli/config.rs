@@ -29,15 +29,9 @@ pub struct Args {
 /// [`Error::Config`](crate::error::Error::Config) with every problem.
 pub fn main(args: &Args) -> Result<()> {
     if args.reference {
-        print!("{DEFAULTS}");
-        return Ok(());
+        return super::print(DEFAULTS);
     }
     let layers = args.settings.layers()?;
     Config::read(&layers)?;
-    if args.json {
-        println!("{:#}", layers.to_json());
-    } else {
-        print!("{}", layers.to_toml());
-    }
-    Ok(())
+    super::print(&if args.json { format!("{:#}\n", layers.to_json()) } else { layers.to_toml() })
 }

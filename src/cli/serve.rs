@@ -115,7 +115,8 @@ async fn serve(config: &Config) -> Result<()> {
         app = App::build(config) => app?,
         () = stops.next() => return Ok(()),
     };
-    println!("serving gRPC on {}, metrics and probes on http://{}", app.grpc_address(), app.http_address());
+    let (grpc, http) = (app.grpc_address(), app.http_address());
+    super::print(&format!("serving gRPC on {grpc}, metrics and probes on http://{http}\n"))?;
     match app.serve(stops).await? {
         Ending::Finished => tracing::info!("stopped; every request was finished"),
         Ending::CutOff => tracing::warn!("stopped; the grace period ended before every request was finished"),

@@ -57,6 +57,7 @@ impl Reader<'_> {
                 max_deadline: self.duration("limits.max_deadline_ms", 1),
                 max_request_bytes: self.usize("limits.max_request_bytes", 1024..=1 << 30),
             },
+            max_connections: self.usize("server.max_connections", 1..=1 << 20),
             max_requests: self.usize("server.max_requests", 1..=1 << 20),
             max_streams_per_connection: self.u32("server.max_streams_per_connection", 1..=1 << 20),
             chunk_bytes: self.usize("server.chunk_bytes", 1024..=4_000_000),

@@ -5,11 +5,11 @@ use flowmap::api::proto::v1::generate_response::Event;
 
 use crate::support::{Setup, all, model, request};
 
+fn image(event: &Event) -> Option<&v1::Image> {
+    if let Event::Image(image) = event { Some(image) } else { None }
+}
+
 fn images(events: &[Event]) -> Vec<&v1::Image> {
-    let image = |event| match event {
-        &Event::Image(ref image) => Some(image),
-        _ => None,
-    };
     events.iter().filter_map(image).collect()
 }
 

@@ -79,7 +79,8 @@ impl Setup {
     }
 }
 
-fn config(settings: Vec<(&'static str, String)>) -> Config {
+/// The defaults on free ports, and these settings.
+pub(crate) fn config(settings: Vec<(&'static str, String)>) -> Config {
     let free_ports = [("server.grpc_address", "127.0.0.1:0".into()), ("server.http_address", "127.0.0.1:0".into())];
     let set = |(key, value): (&str, String)| Override { key: key.into(), value, flag: "--set".into() };
     let layers = Layers::load(None, [], free_ports.into_iter().chain(settings).map(set)).unwrap();

@@ -15,7 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("picture", &[]),
     ("telemetry", &[]),
     ("data", &[]),
-    ("config", &["api", "scheduler"]),
+    ("config", &["api", "scheduler", "shutdown"]),
     ("checkpoint", &[]),
     ("flow", &[]),
     ("model", &["flow", "checkpoint"]),
