@@ -49,7 +49,7 @@ pub fn init(log: &Log) -> Result<()> {
     let registry = tracing_subscriber::registry().with(filter);
     let set = match log.format {
         LogFormat::Text => registry.with(lines).try_init(),
-        LogFormat::Json => registry.with(lines.json().flatten_event(true).with_current_span(true)).try_init(),
+        LogFormat::Json => registry.with(lines.json().flatten_event(true).with_span_list(false)).try_init(),
     };
     set.map_err(|e| Error::Config(vec![format!("logging is already set up: {e}")]))
 }
