@@ -12,11 +12,23 @@ use flowmap::cli::{self, Cli};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    keep_candle_off_other_cores();
     match Cli::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{}", cli::explain(&error));
             ExitCode::from(cli::exit_code(&error))
         }
+    }
+}
+
+/// Here whole rows are spread over threads, each running the network by itself. candle's own pool for large
+/// element-wise operations would spin on the same cores meanwhile, so it stays off unless the operator asks for it.
+#[expect(unsafe_code, reason = "candle reads this setting from the environment and nowhere else")]
+fn keep_candle_off_other_cores() {
+    const SETTING: &str = "CANDLE_NUM_THREADS";
+    if std::env::var_os(SETTING).is_none() {
+        // SAFETY: the process has a single thread at this point, so no other reads the environment.
+        unsafe { std::env::set_var(SETTING, "1") };
     }
 }

@@ -6,6 +6,7 @@ mod calls;
 mod client;
 mod command;
 mod lifecycle;
+mod mixed;
 mod observability;
 mod python;
 mod real;
