@@ -146,13 +146,12 @@ pub fn main(args: &Args) -> Result<()> {
     bar.finish_and_clear();
     let rows = rows?;
     let files = args.outputs.write(&order, &rows)?;
-    if args.json {
-        println!("{:#}", row::json(&order, &rows, &files));
+    super::print(&if args.json {
+        format!("{:#}\n", row::json(&order, &rows, &files))
     } else {
-        print!("{}", row::table(&order, &rows));
-        files.iter().for_each(|file| println!("{} written", file.display()));
-    }
-    Ok(())
+        let written = files.iter().map(|file| format!("{} written\n", file.display()));
+        row::table(&order, &rows) + &written.collect::<String>()
+    })
 }
 
 #[cfg(test)]

@@ -44,17 +44,12 @@ pub struct Args {
 /// [`Error::NotFound`] where there is no such model; [`Error::File`] where its files are not as they should be.
 pub fn main(args: &Args) -> Result<()> {
     let inspected = Inspected::read(&args.model)?;
-    if args.recipe {
-        print!("{}", inspected.manifest.training.recipe);
-    } else if args.json {
-        println!("{:#}", inspected.json());
-    } else {
-        print!("{}", inspected.text());
-        if args.tensors {
-            print!("\n{}", inspected.list());
-        }
-    }
-    Ok(())
+    super::print(&match args {
+        Args { recipe: true, .. } => inspected.manifest.training.recipe.clone(),
+        Args { json: true, .. } => format!("{:#}\n", inspected.json()),
+        Args { tensors: true, .. } => format!("{}\n{}", inspected.text(), inspected.list()),
+        _ => inspected.text(),
+    })
 }
 
 /// A checkpoint whose content hash was found right.

@@ -18,8 +18,9 @@ use crate::flow::guidance::Guided;
 use crate::flow::sampler::{initial, sample};
 use crate::model;
 
-/// Images that share a forward: enough to keep the cores busy, few enough to bound memory and to show progress.
-const BATCH: usize = 32;
+/// Numbers in the samples that share a forward, 32 images of 28 × 28: enough to keep the cores busy, few enough to bound
+/// memory and to show progress.
+const BATCH_ELEMENTS: usize = 32 * 28 * 28;
 
 /// A loaded model.
 pub(super) struct Local {
@@ -77,8 +78,9 @@ impl Backend for Local {
         let rows =
             u32::try_from(order.labels.len()).map_err(|_| Error::Config(vec!["--count: is too large".into()]))?;
         let noise = initial(order.seed, rows, &info.shape, f64::from(info.noise_scale), &Device::Cpu)?;
+        let batch = (BATCH_ELEMENTS / info.elements().max(1)).max(1);
         let mut images = Vec::with_capacity(order.labels.len());
-        for labels in order.labels.chunks(BATCH) {
+        for labels in order.labels.chunks(batch) {
             let x = noise.narrow(0, images.len(), labels.len())?;
             let labels: Vec<u32> = labels.iter().map(|label| label.unwrap_or(null)).collect();
             let labels = Tensor::new(labels, &Device::Cpu)?;

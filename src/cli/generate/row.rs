@@ -34,9 +34,9 @@ pub(super) struct Timing {
     pub(super) first: Duration,
     /// From asking to the last image, as seen from here.
     pub(super) total: Duration,
-    /// From acceptance to the first evaluation, as the server measured it.
+    /// From acceptance to the first evaluation, as the server measured it; nothing without one.
     pub(super) queued: Duration,
-    /// From the first evaluation to the last, as the server measured it.
+    /// From the first evaluation to the last, as the server or this process measured it.
     pub(super) computed: Duration,
 }
 
@@ -64,8 +64,8 @@ impl Row {
             "evaluations_per_image": self.evaluations_per_image(),
             "first_image_us": micros(self.timing.first),
             "total_us": micros(self.timing.total),
-            "server_queue_us": micros(self.timing.queued),
-            "server_compute_us": micros(self.timing.computed),
+            "queue_us": micros(self.timing.queued),
+            "compute_us": micros(self.timing.computed),
         })
     }
 }
@@ -82,7 +82,7 @@ pub(super) fn title(order: &Order, rows: &[Row]) -> String {
 
 /// The rows as a table for people.
 pub(super) fn table(order: &Order, rows: &[Row]) -> String {
-    let head = ["", "evaluations", "first image", "total", "server queue", "server compute"].map(String::from);
+    let head = ["", "evaluations", "first image", "total", "queue", "compute"].map(String::from);
     let lines = rows.iter().map(|row| {
         let Timing { first, total, queued, computed } = row.timing;
         let [first, total, queued, computed] = [first, total, queued, computed].map(milliseconds);
@@ -170,7 +170,7 @@ pub(super) mod tests {
     fn the_table_is_aligned() {
         let table = table(&order(&[Some(1); 2], 1), &[row(Times::Steps(4), 2), row(Times::Steps(16), 2)]);
         let lines: Vec<&str> = table.lines().skip(1).collect();
-        assert_eq!(lines[1], " 4 steps            8        20 ms  38 ms       0.42 ms          9.5 ms");
+        assert_eq!(lines[1], " 4 steps            8        20 ms  38 ms  0.42 ms   9.5 ms");
         assert!(lines.iter().all(|line| line.len() == lines[0].len()), "{table}");
     }
 
