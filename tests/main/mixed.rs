@@ -75,7 +75,9 @@ async fn every_image_of_64_mixed_requests_is_the_image_computed_alone() {
     let repository = Repository::embedded();
     let id = repository.resolve(&"fashion-mnist".parse::<ModelRef>().unwrap(), None).unwrap();
     let checkpoint = repository.load(&id).unwrap();
-    let app = App::build(&config(vec![("models.load", "fashion-mnist".into())])).await.unwrap();
+    // However slow the machine: forwards are as large as the queue allows.
+    let settings = vec![("models.load", "fashion-mnist".into()), ("scheduler.max_step_ms", "60000".into())];
+    let app = App::build(&config(settings)).await.unwrap();
     let (address, http) = (format!("http://{}", app.grpc_address()), app.http_address().to_string());
     let (stopper, stops) = Stops::manual();
     let running = tokio::spawn(app.serve(stops));
