@@ -1,2 +1,3 @@
 //! The command line: one file per subcommand.
+pub mod eval;
 pub mod train;

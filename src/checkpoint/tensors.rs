@@ -12,8 +12,8 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use half::f16;
 use safetensors::tensor::{Dtype, TensorView};
-use serde::{Deserialize, Serialize};
 use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 

@@ -23,9 +23,8 @@ fn gaussian_rows(pairs: Pairs, count: usize) -> CandleResult<Rows> {
         Stream::new(9, index, 5).fill_normal(&mut values);
         Tensor::from_vec(values, (count, 1), &Device::Cpu)?.to_dtype(DType::F64)?.affine(deviation, mean)
     };
-    let column = |f: fn(&(f64, f64)) -> f64| {
-        Tensor::from_vec(times.iter().map(f).collect::<Vec<f64>>(), count, &Device::Cpu)
-    };
+    let column =
+        |f: fn(&(f64, f64)) -> f64| Tensor::from_vec(times.iter().map(f).collect::<Vec<f64>>(), count, &Device::Cpu);
     Ok(Rows {
         x0: normal(1, 0.0, FLOW.noise)?,
         x1: normal(2, FLOW.mean, FLOW.data)?,
