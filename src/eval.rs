@@ -21,3 +21,6 @@ pub mod subject;
 
 pub use report::Report;
 pub use run::{Options, evaluate};
+
+#[cfg(test)]
+mod tests;

@@ -226,4 +226,21 @@ mod tests {
         assert_eq!(protocol.pictured(), PICTURED);
         assert!(protocol.picture(&[("1 step".into(), vec![0.0; 2 * 784])]).is_ok());
     }
+
+    /// Where the data set is installed: training images are near the test split, noise is not, and its class is a guess.
+    #[test]
+    fn features_tell_clothes_from_noise() {
+        let data = DataSource::fashion_mnist();
+        if data.open_images(Split::Test).is_err() {
+            return;
+        }
+        let (beginnings, workers) = (beginnings(10), Workers::new(1).unwrap());
+        let features = FeatureProtocol::new(&data, &beginnings, &workers).unwrap();
+        let floor = features.floor(500, &beginnings, &workers).unwrap();
+        let noise: Vec<u8> =
+            crate::flow::noise::normal(1, 0, 500 * 784).iter().map(|v| (v * 64.0 + 128.0) as u8).collect();
+        let noise = features.measure(&noise, &beginnings, &workers).unwrap();
+        assert!(noise["frechet"] > 10.0 * floor["frechet"], "{noise:?} {floor:?}");
+        assert!(noise["agreement"] < 0.3 && floor["agreement"] > 0.85);
+    }
 }
