@@ -25,7 +25,7 @@ fn network(root: &Path, name: &str, time_pairs: TimePairs, teacher: Option<Strin
     })
 }
 
-fn network_with(root: &Path, name: &str, change: impl Fn(&mut Manifest)) -> (PathBuf, String) {
+fn network_with(root: &Path, name: &str, change: impl FnOnce(&mut Manifest)) -> (PathBuf, String) {
     let mut manifest = Manifest {
         schema_version: SCHEMA_VERSION,
         description: name.into(),
