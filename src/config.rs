@@ -1,1 +1,219 @@
 //! Text (defaults → file → environment → flags) → validated values, all problems reported at once.
+//!
+//! [`Layers`] holds what each key was set to and where; [`Config`] holds values that cannot be wrong, grouped by the
+//! room that takes them. Only the composition root and the command line read a `Config`: rooms get their own part.
+
+mod layers;
+mod read;
+mod show;
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+pub use layers::{Layers, Override, environment};
+
+use crate::domain::ModelRef;
+use crate::error::Result;
+use crate::{api, scheduler, shutdown, telemetry};
+
+/// Every setting with its default, unit and reason: the reference for operators.
+pub const DEFAULTS: &str = include_str!("config/defaults.toml");
+
+/// The validated configuration of a server.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where it listens.
+    pub listen: Listen,
+    /// The gRPC edge.
+    pub api: api::Settings,
+    /// Which models it loads.
+    pub models: Models,
+    /// Where they run.
+    pub engine: Engine,
+    /// Bounds of the worker.
+    pub scheduler: scheduler::Limits,
+    /// How it stops.
+    pub shutdown: shutdown::Timing,
+    /// What it logs.
+    pub log: telemetry::Log,
+}
+
+/// Addresses to listen on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listen {
+    /// For gRPC.
+    pub grpc: SocketAddr,
+    /// For metrics and probes.
+    pub http: SocketAddr,
+}
+
+/// Which models to load.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Models {
+    /// The repository's folder; `None` for the embedded models.
+    pub repository: Option<PathBuf>,
+    /// These; the latest version of every model if empty.
+    pub load: Vec<ModelRef>,
+    /// The one that answers requests without a name; the first that is loaded if it names none.
+    pub default: ModelRef,
+}
+
+/// Where networks run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Engine {
+    /// The device.
+    pub device: Device,
+    /// Threads that compute on a CPU.
+    pub threads: NonZeroUsize,
+}
+
+/// A device by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    /// This machine's processor.
+    Cpu,
+    /// An NVIDIA GPU by its ordinal.
+    Cuda(usize),
+}
+
+impl Config {
+    /// Validates every layered value.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::error::Error::Config) with a line for every problem: key, value, where it was set, and
+    /// what is allowed.
+    pub fn read(layers: &Layers) -> Result<Self> {
+        read::config(layers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::error::Error;
+
+    fn environment(pairs: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+        pairs.iter().map(|(key, value)| (key.into(), value.into())).collect()
+    }
+
+    fn flag(key: &'static str, value: &str) -> Override {
+        Override { key: key.into(), value: value.into(), flag: format!("--{key}") }
+    }
+
+    fn problems(layers: Result<Layers>) -> Vec<String> {
+        match layers.and_then(|layers| Config::read(&layers)) {
+            Err(Error::Config(problems)) => problems,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_defaults_are_legal() {
+        let config = Config::read(&Layers::load(None, [], []).unwrap()).unwrap();
+        assert_eq!(config.listen.grpc.to_string(), "127.0.0.1:50051");
+        assert_eq!((config.models.repository, config.models.load), (None, vec![]));
+        assert_eq!(config.shutdown.grace, Duration::from_secs(10));
+        assert!(config.api.limits.max_count as usize <= config.scheduler.max_queued_images);
+    }
+
+    #[test]
+    fn later_layers_win_and_are_remembered() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("flowmap.toml");
+        std::fs::write(&file, "[scheduler]\nmax_rows = 8\nmax_step_ms = 7\n[limits]\nmax_steps = 9\n").unwrap();
+        let variables = environment(&[
+            ("FLOWMAP__SCHEDULER__MAX_ROWS", "16"),
+            ("FLOWMAP__LIMITS__MAX_STEPS", "10"),
+            ("FLOWMAP__MODELS__LOAD", "a, b@2"),
+            ("FLOWMAP_PORT", "tcp://10.0.0.1:80"),
+            ("PATH", "/bin"),
+        ]);
+        let layers = Layers::load(Some(&file), variables, [flag("limits.max_steps", "11")]).unwrap();
+        let config = Config::read(&layers).unwrap();
+        assert_eq!((config.scheduler.max_rows, config.scheduler.max_step), (16, Duration::from_millis(7)));
+        assert_eq!((config.api.limits.max_steps, config.models.load.len()), (11, 2));
+        let from = |key| layers.origin(key);
+        assert_eq!(from("limits.max_steps"), "flag --limits.max_steps");
+        assert_eq!(from("scheduler.max_rows"), "environment variable FLOWMAP__SCHEDULER__MAX_ROWS");
+        assert_eq!(from("scheduler.max_step_ms"), format!("file {}", file.display()));
+        assert_eq!(from("log.format"), "default");
+    }
+
+    #[test]
+    fn every_problem_is_reported_with_its_source() {
+        let variables = environment(&[
+            ("FLOWMAP__SERVER__GRPC_ADDRESS", "localhost"),
+            ("FLOWMAP__SCHEDULER__MAX_ROWS", "many"),
+            ("FLOWMAP__SCHEDULER__MAX_ROW", "4"),
+            ("FLOWMAP__ENGINE__DEVICE", "tpu"),
+            ("FLOWMAP__LIMITS__MAX_COUNT", "0"),
+            ("FLOWMAP__MODELS__LOAD", "a@x"),
+            ("FLOWMAP__LOG__FORMAT", "xml"),
+            ("FLOWMAP__LOG__FILTER", "info,flowmap=loud"),
+        ]);
+        let problems = problems(Layers::load(None, variables, [flag("limits.max_steps", "-1")]));
+        let text = problems.join("\n");
+        assert_eq!(problems.len(), 9, "{text}");
+        for part in [
+            "server.grpc_address = \"localhost\" (environment variable FLOWMAP__SERVER__GRPC_ADDRESS): ",
+            "scheduler.max_rows = \"many\" (environment variable FLOWMAP__SCHEDULER__MAX_ROWS): ",
+            "scheduler.max_row = \"4\" (environment variable FLOWMAP__SCHEDULER__MAX_ROW): there is no such setting; \
+             did you mean scheduler.max_rows?",
+            "engine.device = \"tpu\"",
+            "limits.max_count = 0 (environment variable FLOWMAP__LIMITS__MAX_COUNT): must be 1 to ",
+            "limits.max_steps = -1 (flag --limits.max_steps): must be 1 to ",
+            "models.load",
+            "log.format",
+            "log.filter",
+        ] {
+            assert!(text.contains(part), "{part} is not in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_queue_too_small_for_a_request_is_a_problem() {
+        let problems = problems(Layers::load(None, [], [flag("scheduler.max_queued_images", "10")]));
+        assert!(problems[0].contains("limits.max_count"), "{problems:?}");
+    }
+
+    #[test]
+    fn a_broken_file_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("flowmap.toml");
+        for text in ["[server", "server = 3\n"] {
+            std::fs::write(&file, text).unwrap();
+            let problems = problems(Layers::load(Some(&file), [], [])).join("\n");
+            assert!(problems.contains("flowmap.toml"), "{problems}");
+        }
+        let missing = problems(Layers::load(Some(&folder.path().join("none.toml")), [], [])).join("\n");
+        assert!(missing.contains("none.toml"), "{missing}");
+    }
+
+    #[test]
+    fn what_is_shown_loads_again() {
+        let layers = Layers::load(None, [], [flag("models.load", "a,b"), flag("log.filter", "debug")]).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("shown.toml");
+        std::fs::write(&file, layers.to_toml()).unwrap();
+        let again = Layers::load(Some(&file), [], []).unwrap();
+        assert!(layers.to_toml().contains("filter = \"debug\"  # flag --log.filter\n"), "{}", layers.to_toml());
+        let values = |layers: &Layers| layers.keys().map(|key| layers.value(key).to_string()).collect::<Vec<_>>();
+        assert_eq!(values(&layers), values(&again));
+        assert_eq!(layers.to_json()["models.load"]["value"][1], "b");
+        assert_eq!(layers.to_json()["log.filter"]["source"], "flag --log.filter");
+    }
+
+    #[test]
+    fn every_default_is_explained() {
+        let mut explained = false;
+        for line in DEFAULTS.lines() {
+            let is_key = line.contains(" = ") && !line.starts_with('#');
+            assert!(!is_key || explained, "{line} has no comment");
+            explained = line.starts_with('#') || (is_key && explained);
+        }
+    }
+}

@@ -8,7 +8,9 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use super::embedded::{self, Embedded};
-use super::store::Checkpoint;
+use super::manifest::Manifest;
+use super::store::{self, Checkpoint};
+use super::tensors::Entry;
 use crate::domain::{ModelId, ModelRef};
 use crate::error::{Error, Result};
 
@@ -28,6 +30,12 @@ pub struct Repository {
 enum Place {
     Embedded(&'static [Embedded]),
     Folder(PathBuf),
+}
+
+/// Where a model is: its folder, or its bytes and what stands for their folder in errors.
+enum Found {
+    Folder(PathBuf),
+    Embedded(&'static Embedded, PathBuf),
 }
 
 impl Repository {
@@ -72,16 +80,34 @@ impl Repository {
     /// # Errors
     /// [`Error::NotFound`] where there is no such model; [`Error::File`] where its files are not as they should be.
     pub fn load(&self, id: &ModelId) -> Result<Checkpoint> {
-        if self.models.binary_search(id).is_err() {
-            return Err(self.not_found(&id.to_string()));
+        match self.find(id)? {
+            Found::Folder(dir) => Checkpoint::read(&dir),
+            Found::Embedded(entry, origin) => Checkpoint::parse(entry.config, entry.weights, &origin),
         }
+    }
+
+    /// The manifest of a model that is there and the layout of its weights' file, for people.
+    ///
+    /// # Errors
+    /// As [`Repository::load`].
+    pub fn inspect(&self, id: &ModelId) -> Result<(Manifest, Vec<Entry>)> {
+        match self.find(id)? {
+            Found::Folder(dir) => store::inspect(&dir),
+            Found::Embedded(entry, origin) => store::inspect_bytes(entry.config, entry.weights, &origin),
+        }
+    }
+
+    fn find(&self, id: &ModelId) -> Result<Found> {
+        let missing = || self.not_found(&id.to_string());
+        if self.models.binary_search(id).is_err() {
+            return Err(missing());
+        }
+        let below = |root: &Path| root.join(&id.name).join(id.version.to_string());
         match &self.place {
-            Place::Folder(root) => Checkpoint::read(&root.join(&id.name).join(id.version.to_string())),
+            Place::Folder(root) => Ok(Found::Folder(below(root))),
             Place::Embedded(table) => {
-                let entry = table.iter().find(|entry| entry.id() == *id);
-                let entry = entry.ok_or_else(|| self.not_found(&id.to_string()))?;
-                let origin = Path::new("(embedded)").join(entry.name).join(entry.version.to_string());
-                Checkpoint::parse(entry.config, entry.weights, &origin)
+                let entry = table.iter().find(|entry| entry.id() == *id).ok_or_else(missing)?;
+                Ok(Found::Embedded(entry, below(Path::new("(embedded)"))))
             }
         }
     }

@@ -92,8 +92,16 @@ impl Checkpoint {
 /// As [`Checkpoint::read`].
 pub fn inspect(dir: &Path) -> Result<(Manifest, Vec<Entry>)> {
     let (config, weights) = read_files(dir)?;
-    let manifest = parse_checked(&config, &weights, dir)?;
-    let entries = tensors::index(&weights, &dir.join(WEIGHTS_FILE))?;
+    inspect_bytes(&config, &weights, dir)
+}
+
+/// The same of a checkpoint in memory: the bytes of its two files. `origin` names its folder in errors.
+///
+/// # Errors
+/// As [`Checkpoint::read`].
+pub fn inspect_bytes(config: &[u8], weights: &[u8], origin: &Path) -> Result<(Manifest, Vec<Entry>)> {
+    let manifest = parse_checked(config, weights, origin)?;
+    let entries = tensors::index(weights, &origin.join(WEIGHTS_FILE))?;
     Ok((manifest, entries))
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::print;
 use crate::error::Result;
 use crate::eval::features::training;
 use crate::eval::{Options, evaluate};
@@ -47,7 +48,8 @@ pub struct Args {
 pub fn main(args: &Args) -> Result<()> {
     if let Some(dir) = &args.make_classifier {
         let made = training::make(dir)?;
-        println!("{}: BLAKE3 {}, accuracy {:.2} %", made.path.display(), made.blake3, 100.0 * made.accuracy);
+        let accuracy = 100.0 * made.accuracy;
+        print(&format!("{}: BLAKE3 {}, accuracy {accuracy:.2} %\n", made.path.display(), made.blake3))?;
     }
     let Some(model) = &args.model else { return Ok(()) };
     let threads = match args.threads {
@@ -56,7 +58,7 @@ pub fn main(args: &Args) -> Result<()> {
     };
     let teacher = args.teacher.as_deref();
     let evaluated = evaluate(&Options { model, teacher, samples: args.samples, seed: args.seed, threads })?;
-    print!("{}", evaluated.report.markdown());
+    print(&evaluated.report.markdown())?;
     if let Some(out) = &args.out {
         evaluated.write(out)?;
         eprintln!("report.json, report.md and samples.png are in {}", out.display());

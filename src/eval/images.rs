@@ -114,7 +114,8 @@ impl Protocol for ImageProtocol<'_> {
 const PAIRED: &str = "root mean square difference of a pixel to the reference from the same noise and class, in units \
     of the data, where black to white is 2";
 const FRECHET: &str = "Fréchet distance between the classifier's features of the samples, 8 bits a pixel, and those of \
-    the test split; the floor is the mean over draws of as many training images of the same classes, which the classifier has learned from";
+    the test split; the floor is the mean over draws of as many training images of the same classes, which the \
+    classifier has learned from";
 const AGREEMENT: &str = "samples that the classifier takes for the class that was asked for; the floor is its accuracy \
     on the test split";
 

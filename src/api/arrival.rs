@@ -1,0 +1,120 @@
+//! What a call brings besides its message: when it came, how long its client waits, and fresh random numbers for the
+//! fields that the client left to the server. With these as arguments, parsing is a pure function.
+
+use std::hash::{BuildHasher, RandomState};
+use std::time::{Duration, Instant};
+
+use tonic::metadata::MetadataMap;
+
+use crate::error::{Error, Result};
+
+/// The header in which gRPC clients send their timeout. tonic's own handling of it bounds only the wait for the first
+/// response, not the stream, so that it is read here.
+const TIMEOUT_HEADER: &str = "grpc-timeout";
+
+/// The circumstances of a call.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Arrival {
+    /// When it came.
+    pub(super) at: Instant,
+    /// How long its client waits.
+    pub(super) timeout: Option<Duration>,
+    /// A seed, should the request bring none.
+    pub(super) seed: u64,
+    /// A name, should the request bring none.
+    pub(super) id: u64,
+}
+
+impl Arrival {
+    /// A call that comes now.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the timeout header is malformed.
+    pub(super) fn now(metadata: &MetadataMap) -> Result<Self> {
+        let timeout = metadata.get(TIMEOUT_HEADER).map(|value| {
+            value.to_str().ok().and_then(parse_timeout).ok_or_else(|| {
+                Error::invalid(TIMEOUT_HEADER, "is not 1 to 8 digits and one of the units H, M, S, m, u, n")
+            })
+        });
+        Ok(Self { at: Instant::now(), timeout: timeout.transpose()?, seed: random(), id: random() })
+    }
+
+    /// The name of a request that brings none.
+    pub(super) fn name(&self) -> String {
+        format!("{:016x}", self.id)
+    }
+}
+
+/// A random number, from the keys that the standard library draws for its hash maps: unpredictable enough to tell
+/// requests apart and to vary images, and not used for secrets.
+fn random() -> u64 {
+    RandomState::new().hash_one(0_u8)
+}
+
+/// `TimeoutValue TimeoutUnit` of the gRPC specification over HTTP/2.
+fn parse_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let value: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(value * 3600),
+        "M" => Duration::from_secs(value * 60),
+        "S" => Duration::from_secs(value),
+        "m" => Duration::from_millis(value),
+        "u" => Duration::from_micros(value),
+        "n" => Duration::from_nanos(value),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn timeouts_follow_the_specification() {
+        let ms = Duration::from_millis;
+        for (text, want) in [
+            ("1S", Some(ms(1000))),
+            ("250m", Some(ms(250))),
+            ("2M", Some(ms(120_000))),
+            ("99999999H", Some(Duration::from_secs(99_999_999 * 3600))),
+            ("0n", Some(ms(0))),
+            ("100000000S", None),
+            ("1", None),
+            ("S", None),
+            ("", None),
+            ("-1S", None),
+            ("+1S", None),
+            ("1é", None),
+            ("1s", None),
+        ] {
+            assert_eq!(parse_timeout(text), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_malformed_timeout_is_named() {
+        let mut metadata = MetadataMap::new();
+        assert!(Arrival::now(&metadata).is_ok_and(|arrival| arrival.timeout.is_none()));
+        metadata.insert(TIMEOUT_HEADER, "soon".parse().unwrap());
+        let Err(Error::Invalid(violations)) = Arrival::now(&metadata) else { panic!("accepted") };
+        assert_eq!(violations[0].field, "grpc-timeout");
+    }
+
+    #[test]
+    fn fresh_numbers_differ() {
+        assert_ne!(random(), random());
+    }
+
+    proptest! {
+        #[test]
+        fn no_header_panics(text in ".*") {
+            let _ = parse_timeout(&text);
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! A client of the generation service: connects with clear errors, joins the pieces of an image, and turns a status
+//! back into the crate's error.
+//!
+//! Thin on purpose: requests and answers are the messages of [`proto::v1`](super::proto::v1), so that whatever the
+//! contract can say, this client can say.
+
+mod answer;
+mod convert;
+
+use std::time::Duration;
+
+use tonic::Streaming;
+use tonic::transport::{Channel, Endpoint};
+
+use answer::Answer;
+pub use convert::floats;
+
+use super::proto::v1;
+use super::proto::v1::generation_service_client::GenerationServiceClient;
+use crate::domain::ModelInfo;
+use crate::error::{Error, Result};
+
+/// How long a connection may take: longer than any network's round trips, shorter than a person's patience.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection to a server.
+#[derive(Debug, Clone)]
+pub struct Client {
+    service: GenerationServiceClient<Channel>,
+}
+
+impl Client {
+    /// Connects to a server, for example `http://127.0.0.1:50051`; the scheme may be left out.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for what is no address, [`Error::Unavailable`] where nothing answers.
+    pub async fn connect(server: &str) -> Result<Self> {
+        let endpoint = endpoint(server)?;
+        let connected = endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true).connect().await;
+        let channel = connected.map_err(|e| Error::Unavailable(format!("no connection to {server}: {}", root(&e))))?;
+        Ok(Self { service: GenerationServiceClient::new(channel) })
+    }
+
+    /// The loaded models, the default one first.
+    ///
+    /// # Errors
+    /// What the server answered, or a model that this program does not understand.
+    pub async fn models(&mut self) -> Result<Vec<ModelInfo>> {
+        let answered = self.service.list_models(v1::ListModelsRequest {}).await;
+        let models = answered.map_err(|status| convert::error(&status))?.into_inner().models;
+        models.into_iter().map(convert::model).collect()
+    }
+
+    /// One loaded model by `name`, `name@version` or, empty, the default one.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where it is not loaded, and as [`Client::models`].
+    pub async fn model(&mut self, name: &str) -> Result<ModelInfo> {
+        let answered = self.service.get_model(v1::GetModelRequest { model: name.into() }).await;
+        let model = answered.map_err(|status| convert::error(&status))?.into_inner().model;
+        convert::model(model.ok_or_else(|| convert::breach("GetModel answered without a model"))?)
+    }
+
+    /// Asks for images and waits until the server has taken the request. Dropping the result cancels it.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with every wrong field, [`Error::Overloaded`] with the time to come back, and whatever else
+    /// kept the server from taking it.
+    pub async fn generate(&mut self, request: v1::GenerateRequest) -> Result<Generation> {
+        let answered = self.service.generate(request).await;
+        let mut stream = answered.map_err(|status| convert::error(&status))?.into_inner();
+        match receive(&mut stream).await? {
+            v1::generate_response::Event::Accepted(accepted) => {
+                Ok(Generation { stream, accepted, answer: Answer::default() })
+            }
+            _ => Err(convert::breach("the stream did not open with `accepted`")),
+        }
+    }
+}
+
+/// A request that was taken, while its images arrive.
+#[derive(Debug)]
+pub struct Generation {
+    stream: Streaming<v1::GenerateResponse>,
+    accepted: v1::Accepted,
+    answer: Answer,
+}
+
+impl Generation {
+    /// What the server made of the request.
+    pub fn accepted(&self) -> &v1::Accepted {
+        &self.accepted
+    }
+
+    /// The next image, whole, in the order in which they finish; `None` once all have come.
+    ///
+    /// # Errors
+    /// Why the generation ended early.
+    pub async fn next(&mut self) -> Result<Option<v1::Image>> {
+        while self.answer.summary().is_none() {
+            if let Some(image) = self.answer.take(receive(&mut self.stream).await?)? {
+                return Ok(Some(image));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The end of the story, once [`Generation::next`] has given `None`.
+    pub fn summary(&self) -> Option<&v1::Summary> {
+        self.answer.summary()
+    }
+}
+
+async fn receive(stream: &mut Streaming<v1::GenerateResponse>) -> Result<v1::generate_response::Event> {
+    let message = stream.message().await.map_err(|status| convert::error(&status))?;
+    let message =
+        message.ok_or_else(|| Error::Unavailable("its stream ended before the images were all there".into()))?;
+    message.event.ok_or_else(|| convert::breach("an event of a kind that this program does not know"))
+}
+
+fn endpoint(server: &str) -> Result<Endpoint> {
+    let url = if server.contains("://") { server.to_owned() } else { format!("http://{server}") };
+    let wrong = |why: &str| Error::Config(vec![format!("'{server}' {why}; an address is like http://127.0.0.1:50051")]);
+    if !url.starts_with("http://") {
+        return Err(wrong("has a scheme that is not spoken here: put a proxy that ends TLS in front"));
+    }
+    Endpoint::from_shared(url).map_err(|_| wrong("is not the address of a server"))
+}
+
+/// The innermost cause: those around it say no more than "transport error".
+fn root(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_checked_before_they_are_called() {
+        for good in ["http://127.0.0.1:50051", "localhost:50051", "http://[::1]:1"] {
+            assert!(endpoint(good).is_ok(), "{good}");
+        }
+        for bad in ["https://a:1", "unix:///tmp/s", "http://", "a b:1"] {
+            assert!(matches!(endpoint(bad), Err(Error::Config(_))), "{bad}");
+        }
+    }
+}

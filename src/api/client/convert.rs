@@ -1,0 +1,195 @@
+//! Wire → domain, as a client sees it: the mirror of what the server writes.
+
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use super::v1;
+use crate::domain::{Guidance, ModelId, ModelInfo, Sampler, TimePairs};
+use crate::error::{Error, Result, Violation};
+
+/// When to come back to a full server that does not say.
+const RETRY: Duration = Duration::from_secs(1);
+/// How [`Error::Unavailable`] begins: the server has said it already.
+const NOT_TAKING: &str = "the server is not taking requests: ";
+
+/// The error that a server told as `status`.
+pub(super) fn error(status: &Status) -> Error {
+    let (details, message) = (status.get_error_details(), status.message());
+    let retry_after = details.retry_info().and_then(|info| info.retry_delay);
+    match status.code() {
+        Code::InvalidArgument => Error::Invalid(violations(&details, message)),
+        Code::NotFound => Error::NotFound(message.into()),
+        Code::ResourceExhausted => Error::Overloaded { retry_after: retry_after.unwrap_or(RETRY) },
+        Code::DeadlineExceeded => Error::DeadlineExceeded,
+        Code::Cancelled => Error::Cancelled,
+        Code::Unavailable => Error::Unavailable(unavailable(message, retry_after)),
+        Code::Internal => Error::Compute(internal(&details, message)),
+        code => Error::Unavailable(format!("it answered {code:?}: {message}")),
+    }
+}
+
+fn violations(details: &ErrorDetails, message: &str) -> Vec<Violation> {
+    let told = details.bad_request().map(|bad| bad.field_violations.as_slice()).unwrap_or_default();
+    match told {
+        [] => vec![Violation::new("request", message)],
+        told => told.iter().map(|v| Violation::new(&v.field, &v.description)).collect(),
+    }
+}
+
+fn unavailable(message: &str, retry_after: Option<Duration>) -> String {
+    let why = message.strip_prefix(NOT_TAKING).unwrap_or(message);
+    match retry_after {
+        Some(delay) => format!("{why}; retry in {} ms", delay.as_millis()),
+        None => why.into(),
+    }
+}
+
+fn internal(details: &ErrorDetails, message: &str) -> String {
+    match details.request_info() {
+        Some(info) if !info.request_id.is_empty() => format!("{message}, {}", info.request_id),
+        _ => message.into(),
+    }
+}
+
+/// An answer that the contract does not allow.
+pub(super) fn breach(what: &str) -> Error {
+    Error::Compute(format!("the server's answer breaks the contract of flowmap.v1: {what}"))
+}
+
+/// A model as its users see it.
+///
+/// # Errors
+/// [`Error::Compute`] where it takes guidance or times in a way that this program does not know.
+pub(super) fn model(model: v1::Model) -> Result<ModelInfo> {
+    let id = ModelId { name: model.name.clone(), version: model.version };
+    let unknown = |what: &str| breach(&format!("{id} has {what} that this program does not know; use a newer one"));
+    let guidance = guidance(&model).ok_or_else(|| unknown("a guidance mode"))?;
+    let time_pairs = time_pairs(model.time_pairs()).ok_or_else(|| unknown("time pairs"))?;
+    Ok(ModelInfo {
+        guidance,
+        time_pairs,
+        description: model.description,
+        architecture: model.architecture,
+        parameters: model.parameters,
+        shape: model.shape.iter().map(|&side| side as usize).collect(),
+        value_range: [model.value_min, model.value_max],
+        noise_scale: model.noise_scale,
+        classes: model.classes,
+        objective: model.objective,
+        content_hash: model.content_hash,
+        id,
+    })
+}
+
+fn guidance(model: &v1::Model) -> Option<Guidance> {
+    match model.guidance_mode() {
+        v1::GuidanceMode::Unspecified => None,
+        v1::GuidanceMode::None => Some(Guidance::None),
+        v1::GuidanceMode::Baked => Some(Guidance::Baked { scale: model.guidance_default }),
+        v1::GuidanceMode::Input => Some(Guidance::Input { max: model.guidance_max }),
+        v1::GuidanceMode::TwoCall => Some(Guidance::TwoCall { max: model.guidance_max }),
+    }
+}
+
+fn time_pairs(pairs: v1::TimePairs) -> Option<TimePairs> {
+    match pairs {
+        v1::TimePairs::Unspecified => None,
+        v1::TimePairs::Diagonal => Some(TimePairs::Diagonal),
+        v1::TimePairs::Triangle => Some(TimePairs::Triangle),
+        v1::TimePairs::Square => Some(TimePairs::Square),
+    }
+}
+
+/// The numbers of an image that was asked for as [`v1::OutputEncoding::Float32`], row-major.
+///
+/// # Errors
+/// [`Error::Compute`] where the image is encoded otherwise or does not fill its shape.
+pub fn floats(image: &v1::Image) -> Result<Vec<f32>> {
+    if image.output_encoding() != v1::OutputEncoding::Float32 {
+        return Err(breach(&format!("image {} is not of float32", image.index)));
+    }
+    let elements = image.shape.iter().try_fold(1usize, |n, &side| n.checked_mul(side as usize));
+    let (numbers, rest) = image.data.as_chunks();
+    if !rest.is_empty() || elements != Some(numbers.len()) {
+        let (index, bytes, shape) = (image.index, image.data.len(), &image.shape);
+        return Err(breach(&format!("image {index} has {bytes} bytes and the shape {shape:?}")));
+    }
+    Ok(numbers.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect())
+}
+
+impl From<Sampler> for v1::Sampler {
+    fn from(sampler: Sampler) -> Self {
+        match sampler {
+            Sampler::FlowMap => Self::FlowMap,
+            Sampler::Euler => Self::Euler,
+            Sampler::Heun => Self::Heun,
+        }
+    }
+}
+
+impl TryFrom<v1::Sampler> for Sampler {
+    type Error = Error;
+
+    fn try_from(sampler: v1::Sampler) -> Result<Self> {
+        match sampler {
+            v1::Sampler::Unspecified => Err(breach("a sampler that this program does not know")),
+            v1::Sampler::FlowMap => Ok(Self::FlowMap),
+            v1::Sampler::Euler => Ok(Self::Euler),
+            v1::Sampler::Heun => Ok(Self::Heun),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::bytes::Bytes;
+
+    use super::*;
+    use crate::api::status::status;
+
+    fn there_and_back(told: &Error) -> String {
+        error(&status(told, "r1")).to_string()
+    }
+
+    #[test]
+    fn a_client_reads_what_the_server_meant() {
+        for told in [
+            Error::Invalid(vec![Violation::new("count", "is 0"), Violation::new("labels[3]", "is 12")]),
+            Error::NotFound("model 'a' is not loaded".into()),
+            Error::Overloaded { retry_after: Duration::from_millis(40) },
+            Error::DeadlineExceeded,
+            Error::Cancelled,
+        ] {
+            assert_eq!(there_and_back(&told), told.to_string());
+        }
+        let stopping = Error::Unavailable("it is stopping".into());
+        assert_eq!(there_and_back(&stopping), format!("{stopping}; retry in 1000 ms"));
+        assert!(there_and_back(&Error::Compute("secret".into())).ends_with("under this request's id, r1"));
+    }
+
+    #[test]
+    fn a_status_of_another_kind_of_server_is_told_as_it_is() {
+        let text = error(&Status::unimplemented("no such method")).to_string();
+        assert!(text.contains("Unimplemented: no such method"), "{text}");
+        let bare = error(&Status::invalid_argument("message too large")).to_string();
+        assert_eq!(bare, "invalid request: request: message too large");
+    }
+
+    #[test]
+    fn only_whole_float_images_are_numbers() {
+        let image = |encoding: v1::OutputEncoding, shape: &[u32], bytes: &'static [u8]| v1::Image {
+            output_encoding: encoding.into(),
+            shape: shape.to_vec(),
+            data: Bytes::from_static(bytes),
+            ..Default::default()
+        };
+        let float = v1::OutputEncoding::Float32;
+        assert_eq!(floats(&image(float, &[2, 1], &[0, 0, 128, 63, 0, 0, 0, 192])).unwrap(), [1.0, -2.0]);
+        assert!(floats(&image(v1::OutputEncoding::Uint8, &[1], &[0; 4])).is_err());
+        assert!(floats(&image(float, &[2], &[0; 4])).is_err());
+        assert!(floats(&image(float, &[1], &[0; 5])).is_err());
+        assert!(floats(&image(float, &[u32::MAX; 3], &[0; 4])).is_err());
+    }
+}

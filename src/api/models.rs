@@ -1,0 +1,68 @@
+//! The catalogue on the wire: `ListModels` and `GetModel`.
+
+use super::catalogue::Catalogue;
+use super::proto::v1;
+use super::validate::model_reference;
+use crate::domain::{Guidance, ModelInfo, ModelKey, TimePairs};
+use crate::error::{Error, Result};
+
+/// Every loaded model, the default one first.
+pub(super) fn list(catalogue: &Catalogue) -> v1::ListModelsResponse {
+    v1::ListModelsResponse { models: catalogue.keys().into_iter().map(|key| describe(catalogue, key)).collect() }
+}
+
+/// One loaded model.
+///
+/// # Errors
+/// [`Error::Invalid`] for a malformed name, [`Error::NotFound`] for one that is not loaded.
+pub(super) fn find(catalogue: &Catalogue, request: &v1::GetModelRequest) -> Result<v1::GetModelResponse> {
+    let reference = model_reference(&request.model).map_err(|violation| Error::Invalid(vec![violation]))?;
+    let key = catalogue.resolve(&reference)?;
+    Ok(v1::GetModelResponse { model: Some(describe(catalogue, key)) })
+}
+
+fn describe(catalogue: &Catalogue, key: ModelKey) -> v1::Model {
+    let model = catalogue.info(key);
+    let (guidance_mode, guidance_max) = guidance(model.guidance);
+    v1::Model {
+        name: model.id.name.clone(),
+        version: model.id.version,
+        is_default: key == catalogue.default_model(),
+        description: model.description.clone(),
+        architecture: model.architecture.clone(),
+        parameters: model.parameters,
+        shape: wire_shape(model),
+        value_min: model.value_range[0],
+        value_max: model.value_range[1],
+        noise_scale: model.noise_scale,
+        classes: model.classes.clone(),
+        guidance_mode: guidance_mode.into(),
+        guidance_default: model.guidance.default_scale(),
+        guidance_max,
+        time_pairs: time_pairs(model.time_pairs).into(),
+        objective: model.objective.clone(),
+        content_hash: model.content_hash.clone(),
+    }
+}
+
+/// A sample's shape on the wire. Dimensions of a loaded model are far below 2³².
+pub(super) fn wire_shape(model: &ModelInfo) -> Vec<u32> {
+    model.shape.iter().map(|&dimension| dimension as u32).collect()
+}
+
+fn guidance(guidance: Guidance) -> (v1::GuidanceMode, f32) {
+    match guidance {
+        Guidance::None => (v1::GuidanceMode::None, 1.0),
+        Guidance::Baked { scale } => (v1::GuidanceMode::Baked, scale),
+        Guidance::Input { max } => (v1::GuidanceMode::Input, max),
+        Guidance::TwoCall { max } => (v1::GuidanceMode::TwoCall, max),
+    }
+}
+
+fn time_pairs(pairs: TimePairs) -> v1::TimePairs {
+    match pairs {
+        TimePairs::Diagonal => v1::TimePairs::Diagonal,
+        TimePairs::Triangle => v1::TimePairs::Triangle,
+        TimePairs::Square => v1::TimePairs::Square,
+    }
+}

@@ -1,0 +1,114 @@
+//! The generation service: takes calls apart, refuses or starts them, and counts each exactly once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tonic::{Code, Request, Response, Status};
+
+use super::arrival::Arrival;
+use super::catalogue::Catalogue;
+use super::generate::{Generation, Responses};
+use super::models;
+use super::observe::Observation;
+use super::proto::v1;
+use super::proto::v1::generation_service_server::GenerationService;
+use super::settings::Settings;
+use super::status::{code, code_name, status};
+use super::validate;
+use crate::error::{Error, Result};
+use crate::scheduler::Handle;
+use crate::telemetry::metrics;
+
+/// When to retry a server that has as many requests as it takes: streams end at the pace of images, not of seconds.
+const REQUESTS_RETRY: Duration = Duration::from_millis(100);
+
+/// The service behind every connection.
+#[derive(Debug, Clone)]
+pub struct Service {
+    shared: Arc<Shared>,
+}
+
+/// What all calls see.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) catalogue: Catalogue,
+    pub(super) scheduler: Handle,
+    pub(super) settings: Settings,
+    /// One permit per generation request that is open.
+    requests: Arc<Semaphore>,
+}
+
+impl Service {
+    /// A service that answers for the models of `catalogue`, which must be those of the scheduler, by the same keys.
+    pub fn new(catalogue: Catalogue, scheduler: Handle, settings: Settings) -> Self {
+        let requests = Arc::new(Semaphore::new(settings.max_requests.min(Semaphore::MAX_PERMITS)));
+        Self { shared: Arc::new(Shared { catalogue, scheduler, settings, requests }) }
+    }
+
+    /// Waits until no generation request is open. Requests that come while it waits are refused.
+    pub async fn idle(&self) {
+        let all = u32::try_from(self.shared.settings.max_requests).unwrap_or(u32::MAX);
+        // Fails on a closed semaphore only, and this one is never closed.
+        let _ = self.shared.requests.acquire_many(all).await;
+    }
+
+    /// Its settings.
+    pub(super) fn settings(&self) -> &Settings {
+        &self.shared.settings
+    }
+
+    fn start(&self, request: &v1::GenerateRequest, arrival: &Arrival) -> Result<Generation> {
+        let Shared { catalogue, settings, requests, .. } = &*self.shared;
+        let parsed = validate::parse(request, catalogue, &settings.limits, arrival)?;
+        let permit = Arc::clone(requests).try_acquire_owned().map_err(|_| {
+            metrics::REJECTIONS.counter(["requests"]).increment(1);
+            Error::Overloaded { retry_after: REQUESTS_RETRY }
+        })?;
+        Ok(Generation { shared: Arc::clone(&self.shared), job: parsed.job, encoding: parsed.encoding, permit })
+    }
+}
+
+#[tonic::async_trait]
+impl GenerationService for Service {
+    type GenerateStream = Responses;
+
+    /// Answers at once: all waiting happens inside the stream, where the request's own deadline bounds it.
+    async fn generate(&self, request: Request<v1::GenerateRequest>) -> Result<Response<Responses>, Status> {
+        let observation = Observation::begin("Generate");
+        let arrival = match Arrival::now(request.metadata()) {
+            Ok(arrival) => arrival,
+            Err(error) => return Err(refuse(observation, &error, "")),
+        };
+        let request = request.into_inner();
+        match self.start(&request, &arrival) {
+            Ok(generation) => Ok(Response::new(generation.spawn(observation))),
+            Err(error) => Err(refuse(observation, &error, &validate::request_name(&request, &arrival))),
+        }
+    }
+
+    async fn list_models(&self, _: Request<v1::ListModelsRequest>) -> Result<Response<v1::ListModelsResponse>, Status> {
+        let observation = Observation::begin("ListModels");
+        let list = models::list(&self.shared.catalogue);
+        observation.end(Code::Ok);
+        Ok(Response::new(list))
+    }
+
+    async fn get_model(&self, request: Request<v1::GetModelRequest>) -> Result<Response<v1::GetModelResponse>, Status> {
+        let observation = Observation::begin("GetModel");
+        match models::find(&self.shared.catalogue, request.get_ref()) {
+            Ok(found) => {
+                observation.end(Code::Ok);
+                Ok(Response::new(found))
+            }
+            Err(error) => Err(refuse(observation, &error, "")),
+        }
+    }
+}
+
+/// Ends a call that was never started.
+fn refuse(observation: Observation, error: &Error, request_id: &str) -> Status {
+    tracing::info!(request_id, code = code_name(code(error)), %error, "request refused");
+    observation.end(code(error));
+    status(error, request_id)
+}

@@ -1,0 +1,339 @@
+//! Requests, right and wrong. The fixtures serve the whole room's tests.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::domain::{Guidance, ModelId, TimePairs};
+
+/// A model of 1 × 2 × 2 images with three classes.
+pub(in crate::api) fn model() -> ModelInfo {
+    ModelInfo {
+        id: ModelId { name: "digits".into(), version: 1 },
+        description: "Tiny digits".into(),
+        architecture: "mlp".into(),
+        parameters: 10,
+        shape: vec![1, 2, 2],
+        value_range: [-1.0, 1.0],
+        noise_scale: 1.0,
+        classes: ["zero", "one", "two"].map(String::from).to_vec(),
+        guidance: Guidance::Input { max: 4.0 },
+        time_pairs: TimePairs::Triangle,
+        objective: "lmd".into(),
+        content_hash: "00".into(),
+    }
+}
+
+/// Points in the plane from a velocity field, without classes.
+fn points() -> ModelInfo {
+    ModelInfo {
+        id: ModelId { name: "points".into(), version: 2 },
+        shape: vec![2],
+        classes: vec![],
+        guidance: Guidance::None,
+        time_pairs: TimePairs::Diagonal,
+        ..model()
+    }
+}
+
+fn square() -> ModelInfo {
+    ModelInfo {
+        id: ModelId { name: "square".into(), version: 1 },
+        time_pairs: TimePairs::Square,
+        guidance: Guidance::Baked { scale: 2.5 },
+        ..model()
+    }
+}
+
+fn catalogue() -> Catalogue {
+    Catalogue::new(Arc::new([model(), points(), square()]), &"digits".parse().unwrap()).unwrap()
+}
+
+fn limits() -> Limits {
+    Limits {
+        max_count: 8,
+        max_steps: 16,
+        max_evaluations: 64,
+        max_deadline: Duration::from_secs(10),
+        max_request_bytes: 64,
+    }
+}
+
+fn arrival() -> Arrival {
+    Arrival { at: Instant::now(), timeout: None, seed: 77, id: 0xabc }
+}
+
+fn tensor(shape: &[u32], values: &[f32]) -> v1::InitialState {
+    let float32_data = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+    v1::InitialState { states: Some(v1::Tensor { shape: shape.to_vec(), float32_data }), time: 0.0 }
+}
+
+fn accept(request: &v1::GenerateRequest) -> Parsed {
+    parse(request, &catalogue(), &limits(), &arrival()).unwrap()
+}
+
+/// The fields that are refused, in order.
+fn refused(request: v1::GenerateRequest) -> Vec<String> {
+    match parse(&request, &catalogue(), &limits(), &arrival()) {
+        Err(Error::Invalid(violations)) => violations.into_iter().map(|v| v.field).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn empty() -> v1::GenerateRequest {
+    v1::GenerateRequest::default()
+}
+
+#[test]
+fn an_empty_request_takes_every_default() {
+    let at = Instant::now();
+    let Parsed { job, encoding } = parse(&empty(), &catalogue(), &limits(), &Arrival { at, ..arrival() }).unwrap();
+    assert_eq!((&*job.request_id, job.model, job.sampler), ("0000000000000abc", ModelKey(0), Sampler::FlowMap));
+    assert_eq!((job.grid, job.seed, job.labels, job.guidance), (TimeGrid::uniform(4), 77, vec![None], 1.0));
+    assert_eq!((job.initial, job.deadline), (None, Some(at + Duration::from_secs(10))));
+    assert_eq!(encoding, Encoding::Png);
+    let points = accept(&v1::GenerateRequest { model: "points".into(), ..empty() });
+    assert_eq!((points.job.sampler, points.encoding), (Sampler::Heun, Encoding::Float32));
+    let square = accept(&v1::GenerateRequest { model: "square@1".into(), ..empty() });
+    assert_eq!(square.job.guidance, 2.5);
+}
+
+#[test]
+fn labels_are_spread_over_the_images() {
+    let labels = |count, labels: &[i32]| {
+        accept(&v1::GenerateRequest { count: Some(count), labels: labels.to_vec(), ..empty() }).job.labels
+    };
+    assert_eq!(labels(2, &[]), [None, None]);
+    assert_eq!(labels(2, &[1]), [Some(1), Some(1)]);
+    assert_eq!(labels(3, &[2, -1, 0]), [Some(2), None, Some(0)]);
+}
+
+#[test]
+fn the_shortest_deadline_holds() {
+    let at = Instant::now();
+    let wait = |deadline_ms, timeout_ms: Option<u64>| {
+        let arrival = Arrival { at, timeout: timeout_ms.map(Duration::from_millis), ..arrival() };
+        let request = v1::GenerateRequest { deadline_ms, ..empty() };
+        let parsed = parse(&request, &catalogue(), &limits(), &arrival).unwrap();
+        (parsed.job.deadline.unwrap() - at).as_millis()
+    };
+    assert_eq!(
+        [
+            wait(None, None),
+            wait(Some(20), None),
+            wait(None, Some(30)),
+            wait(Some(20), Some(30)),
+            wait(Some(u32::MAX), None)
+        ],
+        [10_000, 20, 30, 20, 10_000]
+    );
+}
+
+#[test]
+fn initial_states_are_shared_or_per_image() {
+    let shared = v1::GenerateRequest {
+        count: Some(2),
+        initial_state: Some(v1::InitialState { time: 0.5, ..tensor(&[1, 2, 2], &[1.0, 2.0, 3.0, 4.0]) }),
+        ..empty()
+    };
+    let job = accept(&shared).job;
+    assert_eq!(job.initial.as_deref(), Some(&[1.0, 2.0, 3.0, 4.0, 1.0, 2.0, 3.0, 4.0][..]));
+    assert_eq!(job.grid, TimeGrid::uniform_from(0.5, 4));
+    let each = v1::GenerateRequest { initial_state: Some(tensor(&[2, 1, 2, 2], &[0.5; 8])), ..shared };
+    assert_eq!(accept(&each).job.initial.map(|states| states.len()), Some(8));
+}
+
+#[test]
+fn a_square_model_encodes() {
+    let request = |model: &str| v1::GenerateRequest {
+        model: model.into(),
+        time_grid: Some(v1::TimeGrid { times: vec![1.0, 0.5, 0.0] }),
+        initial_state: Some(v1::InitialState { time: 1.0, ..tensor(&[1, 2, 2], &[0.0; 4]) }),
+        ..empty()
+    };
+    assert!(!accept(&request("square")).job.grid.is_rising());
+    assert_eq!(refused(request("digits")), ["sampler"]);
+}
+
+#[test]
+fn every_wrong_field_is_named() {
+    let nan_state = v1::InitialState { time: 1.0, ..tensor(&[1, 2, 2], &[0.0, f32::NAN, 0.0, 0.0]) };
+    let request = v1::GenerateRequest {
+        model: "digits".into(),
+        count: Some(9),
+        steps: Some(17),
+        time_grid: None,
+        sampler: 9,
+        labels: vec![3],
+        guidance: Some(f32::NAN),
+        seed: None,
+        initial_state: Some(nan_state),
+        output_encoding: -1,
+        deadline_ms: Some(0),
+        request_id: "tab\t".into(),
+    };
+    let want = [
+        "request_id",
+        "deadline_ms",
+        "count",
+        "steps",
+        "initial_state.time",
+        "sampler",
+        "output_encoding",
+        "guidance",
+        "labels[0]",
+        "initial_state.states.float32_data",
+    ];
+    assert_eq!(refused(request), want);
+}
+
+#[test]
+fn each_field_is_judged() {
+    let times = |times: &[f64]| Some(v1::TimeGrid { times: times.to_vec() });
+    let state = |shape: &[u32], n: usize| Some(tensor(shape, &vec![0.0; n]));
+    let points = || v1::GenerateRequest { model: "points".into(), ..empty() };
+    let at = |time| Some(v1::InitialState { time, ..tensor(&[1, 2, 2], &[0.0; 4]) });
+    let field = "initial_state.states.shape";
+    for (request, want) in [
+        (v1::GenerateRequest { model: "digits@x".into(), count: Some(0), ..empty() }, &["model", "count"][..]),
+        (v1::GenerateRequest { model: "m".repeat(300), ..empty() }, &["model"]),
+        (v1::GenerateRequest { count: Some(8), steps: Some(16), ..empty() }, &["count"]),
+        (v1::GenerateRequest { steps: Some(0), ..empty() }, &["steps"]),
+        (v1::GenerateRequest { steps: Some(2), time_grid: times(&[0.0, 1.0]), ..empty() }, &["steps"]),
+        (v1::GenerateRequest { time_grid: times(&[]), ..empty() }, &["time_grid.times"]),
+        (v1::GenerateRequest { time_grid: times(&[0.0, 0.5, 0.5]), ..empty() }, &["time_grid.times"]),
+        (v1::GenerateRequest { time_grid: times(&[0.0, f64::NAN]), ..empty() }, &["time_grid.times"]),
+        (v1::GenerateRequest { time_grid: times(&[0.0; 100]), ..empty() }, &["time_grid.times"]),
+        (v1::GenerateRequest { time_grid: times(&[0.1, 1.0]), ..empty() }, &["time_grid.times[0]"]),
+        (
+            v1::GenerateRequest { time_grid: times(&[0.1, 1.0]), initial_state: at(0.2), ..empty() },
+            &["time_grid.times[0]"],
+        ),
+        (v1::GenerateRequest { initial_state: at(f64::NAN), ..empty() }, &["initial_state.time"]),
+        (v1::GenerateRequest { initial_state: at(-0.5), ..empty() }, &["initial_state.time"]),
+        (v1::GenerateRequest { initial_state: state(&[4], 4), ..empty() }, &[field]),
+        (v1::GenerateRequest { initial_state: state(&[2, 1, 2, 2], 8), ..empty() }, &[field]),
+        (v1::GenerateRequest { initial_state: state(&[u32::MAX; 4], 0), ..empty() }, &[field]),
+        (
+            v1::GenerateRequest { initial_state: state(&[1, 2, 2], 3), ..empty() },
+            &["initial_state.states.float32_data"],
+        ),
+        (
+            v1::GenerateRequest { count: Some(5), initial_state: state(&[1, 2, 2], 4), ..empty() },
+            &["initial_state.states"],
+        ),
+        (
+            v1::GenerateRequest { initial_state: Some(v1::InitialState::default()), ..empty() },
+            &["initial_state.states"],
+        ),
+        (v1::GenerateRequest { count: Some(3), labels: vec![0, 1], ..empty() }, &["labels"]),
+        (v1::GenerateRequest { labels: vec![-2], ..empty() }, &["labels[0]"]),
+        (v1::GenerateRequest { guidance: Some(4.5), ..empty() }, &["guidance"]),
+        (v1::GenerateRequest { guidance: Some(f32::INFINITY), ..empty() }, &["guidance"]),
+        (v1::GenerateRequest { request_id: "x".repeat(129), ..empty() }, &["request_id"]),
+        (v1::GenerateRequest { labels: vec![0], ..points() }, &["labels[0]"]),
+        (v1::GenerateRequest { sampler: v1::Sampler::FlowMap.into(), ..points() }, &["sampler"]),
+        (v1::GenerateRequest { output_encoding: v1::OutputEncoding::Png.into(), ..points() }, &["output_encoding"]),
+        (v1::GenerateRequest { guidance: Some(1.5), ..points() }, &["guidance"]),
+    ] {
+        assert_eq!(refused(request.clone()), want, "{request:?}");
+    }
+}
+
+#[test]
+fn an_unknown_model_is_not_found() {
+    let request = v1::GenerateRequest { model: "letters".into(), ..empty() };
+    assert!(matches!(parse(&request, &catalogue(), &limits(), &arrival()), Err(Error::NotFound(_))));
+}
+
+/// Numbers near every bound, and any other.
+fn f64s() -> impl Strategy<Value = f64> {
+    prop_oneof![Just(0.0), Just(0.5), Just(1.0), Just(f64::NAN), any::<f64>(), 0.0..1.0]
+}
+
+fn states() -> impl Strategy<Value = v1::InitialState> {
+    let shape = prop_oneof![Just(vec![1, 2, 2]), Just(vec![2, 1, 2, 2]), prop::collection::vec(any::<u32>(), 0..5)];
+    let data = prop_oneof![Just(vec![0; 16]), Just(vec![0; 32]), prop::collection::vec(any::<u8>(), 0..64)];
+    (shape, data, f64s(), prop::bool::weighted(0.9)).prop_map(|(shape, data, time, there)| {
+        let tensor = v1::Tensor { shape, float32_data: data.into() };
+        v1::InitialState { states: there.then_some(tensor), time }
+    })
+}
+
+prop_compose! {
+    fn requests()(
+        model in prop_oneof![Just(""), Just("points"), Just("square"), Just("@"), Just("other")],
+        count in prop::option::of(prop_oneof![0u32..10, any::<u32>()]),
+        steps in prop::option::of(prop_oneof![0u32..20, any::<u32>()]),
+        times in prop::option::weighted(0.3, prop::collection::vec(f64s(), 0..20)),
+        sampler in prop_oneof![0..5, any::<i32>()],
+        labels in prop::collection::vec(prop_oneof![-2..4, any::<i32>()], 0..4),
+        guidance in prop::option::weighted(0.3, prop_oneof![0.0f32..5.0, any::<f32>()]),
+        initial_state in prop::option::weighted(0.4, states()),
+        output_encoding in prop_oneof![0..5, any::<i32>()],
+        deadline_ms in prop::option::of(any::<u32>()),
+        request_id in "[a-z]{0,8}|.{0,3}",
+        seed in prop::option::of(any::<u64>()),
+    ) -> v1::GenerateRequest {
+        let time_grid = times.map(|times| v1::TimeGrid { times });
+        let model = model.into();
+        v1::GenerateRequest {
+            model, count, steps, time_grid, sampler, labels, guidance, seed, initial_state, output_encoding,
+            deadline_ms, request_id,
+        }
+    }
+}
+
+/// What a job promises to the rooms behind this one.
+fn check_job(request: &v1::GenerateRequest, Parsed { job, encoding }: &Parsed) {
+    let (catalogue, limits) = (catalogue(), limits());
+    let info = catalogue.info(job.model);
+    let count = job.labels.len();
+    assert!(count == request.count.unwrap_or(1) as usize && count <= limits.max_count as usize);
+    let evaluations = job.sampler.plan(&job.grid).len() * count;
+    assert!(job.grid.steps() <= limits.max_steps as usize && evaluations as u64 <= limits.max_evaluations);
+    assert!(info.time_pairs.allows(job.sampler, job.grid.is_rising()) && info.guidance.allows(job.guidance));
+    assert!(job.labels.iter().flatten().all(|&label| (label as usize) < info.classes.len()));
+    let start = request.initial_state.as_ref().map_or(0.0, |state| state.time);
+    assert_eq!((job.grid.times()[0], job.initial.is_some()), (start, request.initial_state.is_some()));
+    if let Some(states) = &job.initial {
+        assert!(states.len() == count * info.elements() && states.iter().all(|x| x.is_finite()));
+    }
+    assert!(*encoding != Encoding::Png || info.is_image());
+    assert!(!job.request_id.is_empty() && job.deadline.is_some());
+}
+
+/// Every field of the contract, without the indices.
+const FIELDS: &[&str] = &[
+    "model",
+    "count",
+    "steps",
+    "time_grid.times",
+    "sampler",
+    "labels",
+    "guidance",
+    "initial_state.time",
+    "initial_state.states",
+    "initial_state.states.shape",
+    "initial_state.states.float32_data",
+    "output_encoding",
+    "deadline_ms",
+    "request_id",
+];
+
+proptest! {
+    #[test]
+    fn any_request_is_a_sound_job_or_names_real_fields(request in requests()) {
+        match parse(&request, &catalogue(), &limits(), &arrival()) {
+            Ok(parsed) => check_job(&request, &parsed),
+            Err(Error::NotFound(_)) => assert_eq!(request.model, "other"),
+            Err(Error::Invalid(violations)) => {
+                assert!(!violations.is_empty());
+                for violation in violations {
+                    let field = violation.field.split('[').next().unwrap_or_default();
+                    assert!(FIELDS.contains(&field), "{field}");
+                }
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+}

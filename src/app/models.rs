@@ -1,0 +1,87 @@
+//! From a repository to a catalogue and the recipe of its engine.
+
+use std::sync::Arc;
+
+use candle_core::Device as Candle;
+
+use crate::api::Catalogue;
+use crate::checkpoint::{Checkpoint, Repository};
+use crate::config::{Config, Device, Models};
+use crate::domain::{ModelId, ModelInfo};
+use crate::engine::{DeviceEngine, Engine, Loaded};
+use crate::error::{Error, Result};
+use crate::model;
+
+/// Makes the engine on the thread that will own it: a device is touched by no other.
+pub type EngineMaker = Box<dyn FnOnce() -> Result<Box<dyn Engine>> + Send>;
+
+/// What a server serves.
+pub struct Parts {
+    /// The models.
+    pub catalogue: Catalogue,
+    /// The engine for these models, by the same keys.
+    pub engine: EngineMaker,
+}
+
+impl Parts {
+    /// Reads the configured models; blocks while it does.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when a configured model does not exist, [`Error::File`] when one cannot be read.
+    pub fn load(config: &Config) -> Result<Self> {
+        let repository = match &config.models.repository {
+            Some(root) => Repository::open(root)?,
+            None => Repository::embedded(),
+        };
+        let ids = chosen(&repository, &config.models)?;
+        let checkpoints = ids.iter().map(|id| repository.load(id)).collect::<Result<Vec<_>>>()?;
+        let info = |(id, checkpoint): (ModelId, &Checkpoint)| checkpoint.manifest.info(id);
+        let infos: Arc<[ModelInfo]> = ids.into_iter().zip(&checkpoints).map(info).collect();
+        let catalogue = Catalogue::new(Arc::clone(&infos), &config.models.default).map_err(|error| {
+            Error::Config(vec![format!("models.default: {error}; set it to one of these, or to \"\"")])
+        })?;
+        let (device, threads) = (config.engine.device, config.engine.threads.get());
+        let engine = move || {
+            let device = open(device)?;
+            let load = |(checkpoint, info): (Checkpoint, &ModelInfo)| {
+                Ok(Loaded { net: model::load(&checkpoint, &device)?, info: info.clone() })
+            };
+            let loaded = checkpoints.into_iter().zip(infos.iter()).map(load).collect::<Result<Vec<_>>>()?;
+            Ok(Box::new(DeviceEngine::new(loaded, device, threads)?) as Box<dyn Engine>)
+        };
+        Ok(Self { catalogue, engine: Box::new(engine) })
+    }
+}
+
+/// The models to load, each once, by name and version.
+fn chosen(repository: &Repository, models: &Models) -> Result<Vec<ModelId>> {
+    let there = repository.list();
+    if there.is_empty() {
+        let place =
+            models.repository.as_ref().map_or("this program embeds".into(), |root| format!("{} has", root.display()));
+        return Err(Error::Config(vec![format!("models.repository: {place} no models; give a folder NAME/VERSION/…")]));
+    }
+    if models.load.is_empty() {
+        let is_latest = |id: &&ModelId| there.iter().all(|other| other.name != id.name || other.version <= id.version);
+        return Ok(there.iter().filter(is_latest).cloned().collect());
+    }
+    let mut problems = Vec::new();
+    let mut ids: Vec<ModelId> = Vec::new();
+    for reference in &models.load {
+        match repository.resolve(reference, None) {
+            Ok(id) => ids.push(id),
+            Err(error) => problems.push(format!("models.load: {error}")),
+        }
+    }
+    ids.sort();
+    ids.dedup();
+    if problems.is_empty() { Ok(ids) } else { Err(Error::Config(problems)) }
+}
+
+fn open(device: Device) -> Result<Candle> {
+    match device {
+        Device::Cpu => Ok(Candle::Cpu),
+        Device::Cuda(ordinal) => Candle::new_cuda(ordinal)
+            .map_err(|e| Error::Config(vec![format!("engine.device = \"cuda:{ordinal}\": cannot be opened: {e}")])),
+    }
+}

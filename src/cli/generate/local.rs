@@ -1,0 +1,104 @@
+//! Images from this process, by the library's sampler: what a server would make, to the bit.
+
+use std::path::Path;
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+use indicatif::ProgressBar;
+
+use super::Backend;
+use super::order::{Order, Times};
+use super::row::{Row, Timing};
+use crate::checkpoint::Repository;
+use crate::cli::inspect::{told_guidance, told_pairs};
+use crate::domain::{Guidance, ModelInfo, ModelRef, Sampler, TimeGrid};
+use crate::error::{Error, Result};
+use crate::flow::FlowMap;
+use crate::flow::guidance::Guided;
+use crate::flow::sampler::{initial, sample};
+use crate::model;
+
+/// Numbers in the samples that share a forward, 32 images of 28 × 28: enough to keep the cores busy, few enough to bound
+/// memory and to show progress.
+const BATCH_ELEMENTS: usize = 32 * 28 * 28;
+
+/// A loaded model.
+pub(super) struct Local {
+    info: ModelInfo,
+    net: Box<dyn FlowMap>,
+}
+
+impl Local {
+    /// Loads the model `name` of the folder `models`, or of those embedded in the program.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a malformed name, [`Error::NotFound`] where there is no such model, [`Error::File`] where
+    /// it cannot be read.
+    pub(super) fn open(models: Option<&Path>, name: &str) -> Result<Self> {
+        let reference: ModelRef = name.parse().map_err(|e| Error::Config(vec![format!("--model {name}: {e}")]))?;
+        let repository = models.map_or_else(|| Ok(Repository::embedded()), Repository::open)?;
+        let id = repository.resolve(&reference, None)?;
+        let checkpoint = repository.load(&id)?;
+        let net = model::load(&checkpoint, &Device::Cpu)?;
+        Ok(Self { info: checkpoint.manifest.info(id), net })
+    }
+
+    /// The sampler and the guidance scale of an order.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with what the model does not take.
+    fn choose(&self, order: &Order, grid: &TimeGrid) -> Result<(Sampler, f32)> {
+        let ModelInfo { id, guidance, time_pairs, .. } = &self.info;
+        let sampler = order.sampler.unwrap_or_else(|| time_pairs.default_sampler());
+        let scale = order.guidance.unwrap_or_else(|| guidance.default_scale());
+        let mut problems = Vec::new();
+        if !time_pairs.allows(sampler, grid.is_rising()) {
+            problems.push(format!("--sampler {sampler}: {id} was trained on {} only", told_pairs(*time_pairs)));
+        }
+        // The network's interface has no argument for a scale.
+        if !guidance.allows(scale) || matches!(guidance, Guidance::Input { .. }) {
+            problems.push(format!("--guidance {scale}: {id} takes {}", told_guidance(*guidance)));
+        }
+        if problems.is_empty() { Ok((sampler, scale)) } else { Err(Error::Config(problems)) }
+    }
+}
+
+impl Backend for Local {
+    fn model(&mut self, _: &str) -> Result<ModelInfo> {
+        Ok(self.info.clone())
+    }
+
+    fn row(&mut self, order: &Order, times: &Times, bar: &ProgressBar) -> Result<Row> {
+        let (info, grid) = (&self.info, times.grid());
+        let (sampler, scale) = self.choose(order, &grid)?;
+        let (asked, mut first) = (Instant::now(), None);
+        let null = u32::try_from(info.classes.len()).unwrap_or(u32::MAX);
+        let guided = Guided { net: &*self.net, null_label: null, scale: f64::from(scale) };
+        let net: &dyn FlowMap = if matches!(info.guidance, Guidance::TwoCall { .. }) { &guided } else { &*self.net };
+        let rows =
+            u32::try_from(order.labels.len()).map_err(|_| Error::Config(vec!["--count: is too large".into()]))?;
+        let noise = initial(order.seed, rows, &info.shape, f64::from(info.noise_scale), &Device::Cpu)?;
+        let batch = (BATCH_ELEMENTS / info.elements().max(1)).max(1);
+        let mut images = Vec::with_capacity(order.labels.len());
+        for labels in order.labels.chunks(batch) {
+            let x = noise.narrow(0, images.len(), labels.len())?;
+            let labels: Vec<u32> = labels.iter().map(|label| label.unwrap_or(null)).collect();
+            let labels = Tensor::new(labels, &Device::Cpu)?;
+            let states = sample(net, sampler, &grid, &x, &labels)?.flatten_all()?.to_vec1::<f32>()?;
+            images.extend(states.chunks(info.elements()).map(<[f32]>::to_vec));
+            first.get_or_insert_with(|| asked.elapsed());
+            bar.inc(labels.elem_count() as u64);
+        }
+        let total = asked.elapsed();
+        let timing = Timing { first: first.unwrap_or(total), total, computed: total, ..Timing::default() };
+        Ok(Row {
+            times: times.clone(),
+            request_id: String::new(),
+            sampler,
+            guidance: scale,
+            evaluations: sampler.plan(&grid).len() as u64 * images.len() as u64,
+            images,
+            timing,
+        })
+    }
+}

@@ -1,0 +1,84 @@
+//! The commands that are clients, as a person runs them.
+
+use std::process::{Command, Output};
+
+use crate::real::{Repository, SHAPE};
+
+/// Runs the program without holding up the server beside it.
+async fn flowmap(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_flowmap"));
+    command.args(arguments);
+    tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn generate_makes_the_same_samples_with_and_without_a_server() {
+    let repository = Repository::new();
+    let server = repository.serve().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (there, here, picture) = (path("there.npy"), path("here.npy"), path("grid.png"));
+    let root = repository.root().display().to_string();
+    let order = ["generate", "--class", "bag", "--class", "0", "--class", "none", "--count", "5", "--steps", "1,3"];
+    let order = [&order[..], &["--seed", "9", "--guidance", "2.5", "--json"]].concat();
+    let remote =
+        [&order[..], &["--server", &server.address, "--npy", &there, "--out", &picture, "--progress"]].concat();
+    let local = [&order[..], &["--local", "--models", &root, "--npy", &here]].concat();
+    let mut told = Vec::new();
+    for arguments in [remote, local] {
+        let output = flowmap(&arguments).await;
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        told.push(serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap());
+    }
+    for value in &told {
+        assert_eq!(value["labels"], serde_json::json!([1, 0, null, 1, 0]));
+        assert_eq!((&value["seed"], &value["requests"][1]["evaluations"]), (&9.into(), &15.into()));
+    }
+    let array = candle_core::Tensor::read_npy(&there).unwrap();
+    assert_eq!(array.dims(), [&[2, 5], &SHAPE[..]].concat());
+    assert_eq!(std::fs::read(&there).unwrap(), std::fs::read(&here).unwrap());
+    assert!(image::open(&picture).unwrap().width() > 5 * 80);
+}
+
+#[tokio::test]
+async fn generate_explains_what_was_wrong() {
+    let repository = Repository::new();
+    let server = repository.serve().await;
+    let at = |more: &[&'static str]| [&["generate", "--server", &server.address], more].concat();
+    let refused = flowmap(&at(&["--count", "4000", "--guidance", "99"])).await;
+    assert_eq!(refused.status.code(), Some(1));
+    let told = text(&refused.stderr);
+    assert!(told.contains("\n         count: is 4000") && told.contains("\n         guidance: is 99"), "{told}");
+    let unknown = flowmap(&at(&["--class", "shoe"])).await;
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(text(&unknown.stderr).contains("one of: 0 Boot, 1 Bag, 2 Coat"), "{}", text(&unknown.stderr));
+    let missing = flowmap(&at(&["--model", "other"])).await;
+    assert!(text(&missing.stderr).contains("loaded are: small@1"), "{}", text(&missing.stderr));
+    let nobody = flowmap(&["generate", "--server", "127.0.0.1:1"]).await;
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(text(&nobody.stderr).contains("--local"), "{}", text(&nobody.stderr));
+}
+
+#[tokio::test]
+async fn inspect_tells_and_prints_the_recipe() {
+    let dir = Repository::new();
+    let folder = dir.checkpoint().display().to_string();
+    let told = flowmap(&["inspect", &folder, "--tensors"]).await;
+    assert!(told.status.success() && text(&told.stdout).contains("small@1"), "{}", text(&told.stdout));
+    assert_eq!(text(&flowmap(&["inspect", &folder, "--recipe"]).await.stdout), "seed = 3\n");
+}
+
+#[tokio::test]
+async fn generate_without_a_server_refuses_what_the_model_does_not_take() {
+    let repository = Repository::new();
+    let root = repository.root().display().to_string();
+    let refused = flowmap(&["generate", "--local", "--models", &root, "--grid", "1,0", "--guidance", "9"]).await;
+    assert_eq!(refused.status.code(), Some(2));
+    let told = text(&refused.stderr);
+    assert!(told.contains("--sampler flow-map: small@1 was trained on s <= t"), "{told}");
+    assert!(told.contains("--guidance 9: small@1 takes scale 0 to 4"), "{told}");
+}

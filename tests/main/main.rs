@@ -1,0 +1,16 @@
+//! Everything that a client or an operator can see, over real sockets on free ports: one binary, a module per concern.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "the helpers of tests fail as tests do")]
+
+mod calls;
+mod client;
+mod command;
+mod lifecycle;
+mod mixed;
+mod observability;
+mod python;
+mod real;
+mod refusals;
+mod robustness;
+mod support;
+mod tidy;

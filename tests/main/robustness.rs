@@ -1,0 +1,126 @@
+//! Input that no honest client sends.
+
+use flowmap::api::proto::v1;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use prost::Message;
+use prost::bytes::{Buf, BufMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::runtime::Runtime;
+use tokio_stream::StreamExt;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+
+use crate::support::{Setup, all, request, within};
+
+/// Sends bytes as they are and ignores what comes back.
+#[derive(Clone, Copy)]
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Vec<u8>;
+    type Decode = ();
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn encode(&mut self, item: Vec<u8>, target: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        target.put_slice(&item);
+        Ok(())
+    }
+}
+
+impl Decoder for Raw {
+    type Item = ();
+    type Error = Status;
+
+    fn decode(&mut self, source: &mut DecodeBuf<'_>) -> Result<Option<()>, Status> {
+        source.advance(source.remaining());
+        Ok(Some(()))
+    }
+}
+
+/// Calls Generate with `bytes` for a message; how it ended.
+async fn send(channel: Channel, bytes: Vec<u8>) -> Code {
+    let mut client = tonic::client::Grpc::new(channel);
+    client.ready().await.unwrap();
+    let path = "/flowmap.v1.GenerationService/Generate".parse().unwrap();
+    let mut stream = match client.server_streaming(Request::new(bytes), path, Raw).await {
+        Ok(response) => response.into_inner(),
+        Err(status) => return status.code(),
+    };
+    while let Some(message) = stream.next().await {
+        if let Err(status) = message {
+            return status.code();
+        }
+    }
+    Code::Ok
+}
+
+/// Anything, and requests that are valid up to one byte.
+fn messages() -> impl Strategy<Value = Vec<u8>> {
+    let sound = v1::GenerateRequest {
+        time_grid: Some(v1::TimeGrid { times: vec![0.0, 0.5, 1.0] }),
+        labels: vec![1],
+        guidance: Some(2.0),
+        request_id: "x".into(),
+        ..request(1, 2)
+    };
+    let bytes = v1::GenerateRequest { steps: None, ..sound }.encode_to_vec();
+    let flipped = (0..bytes.len(), any::<u8>()).prop_map(move |(position, byte)| {
+        let mut bytes = bytes.clone();
+        bytes[position] = byte;
+        bytes
+    });
+    prop_oneof![prop::collection::vec(any::<u8>(), 0..200), flipped]
+}
+
+#[test]
+fn no_message_kills_the_server() {
+    let runtime = Runtime::new().unwrap();
+    let server = runtime.block_on(Setup::new().start());
+    let channel = runtime.block_on(server.channel());
+    let mut runner = TestRunner::new(Config { cases: 300, failure_persistence: None, ..Config::default() });
+    let answered = runner.run(&messages(), |bytes| {
+        let code = runtime.block_on(within(send(channel.clone(), bytes)));
+        // tonic answers what does not decode with INTERNAL.
+        let legal = [Code::Ok, Code::InvalidArgument, Code::NotFound, Code::Internal, Code::DeadlineExceeded];
+        prop_assert!(legal.contains(&code), "{code:?}");
+        Ok(())
+    });
+    answered.unwrap();
+    runtime.block_on(async {
+        assert!(all(&mut server.client().await, request(1, 1)).await.is_ok());
+        assert!(!server.served.is_finished());
+    });
+}
+
+#[tokio::test]
+async fn noise_on_the_ports_is_survived() {
+    let server = Setup::new().start().await;
+    for address in [&server.grpc, &server.http] {
+        for noise in
+            [&b"\x00\xff\xfe"[..], b"GET / HTTP/1.1\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff\xff\xff"]
+        {
+            let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+            stream.write_all(noise).await.unwrap();
+            stream.shutdown().await.unwrap();
+            let _ = within(stream.read_to_end(&mut Vec::new())).await;
+        }
+    }
+    assert!(all(&mut server.client().await, request(1, 1)).await.is_ok());
+    assert_eq!(server.get("/healthz").await.0, 200);
+}
