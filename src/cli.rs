@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand.
 
 pub mod config;
+pub mod eval;
 pub mod generate;
 pub mod inspect;
 pub mod serve;
@@ -32,6 +33,7 @@ enum Command {
     Inspect(inspect::Args),
     Config(config::Args),
     Train(train::Args),
+    Eval(eval::Args),
 }
 
 impl Cli {
@@ -46,6 +48,7 @@ impl Cli {
             Command::Inspect(args) => inspect::main(&args),
             Command::Config(args) => config::main(&args),
             Command::Train(args) => train::main(&args),
+            Command::Eval(args) => eval::main(&args),
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod kernels;
 pub mod layers;
 pub mod mlp;
 pub mod patches;
+pub mod workers;
 
 use candle_core::Device;
 use candle_nn::VarBuilder;
@@ -23,6 +24,7 @@ use crate::flow::FlowMap;
 pub use dit::Dit;
 pub use init::Initialiser;
 pub use mlp::Mlp;
+pub use workers::Workers;
 
 /// Builds the network that `architecture` names for data of `data`'s shape and classes, with the weights of `weights`.
 ///

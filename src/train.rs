@@ -16,7 +16,6 @@ mod samples;
 mod schedule;
 mod state;
 mod weighting;
-mod workers;
 
 pub use objective::{FlowMatching, Lmd, Objective};
 pub use optimiser::{Optimiser, OptimiserKind};
@@ -24,7 +23,6 @@ pub use pairs::Pairs;
 pub use recipe::{Intervals, ObjectiveRecipe, Recipe};
 pub use run::{Outcome, Run, run};
 pub use schedule::Schedule;
-pub use workers::Workers;
 
 #[cfg(test)]
 mod tests;

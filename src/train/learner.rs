@@ -7,11 +7,10 @@ use super::objective::Objective;
 use super::optimiser::Optimiser;
 use super::recipe::Recipe;
 use super::weighting::{PREFIX, Weighting};
-use super::workers::Workers;
 use crate::checkpoint::manifest::DataSpec;
 use crate::error::{Error, Result};
 use crate::flow::FlowMap;
-use crate::model::{Initialiser, build};
+use crate::model::{Initialiser, Workers, build};
 
 /// Weights in training.
 pub(super) struct Learner {

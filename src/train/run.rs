@@ -12,14 +12,13 @@ use super::objective::{FlowMatching, Lmd, Objective};
 use super::pairs::Pairs;
 use super::recipe::{ObjectiveRecipe, Recipe};
 use super::report::Report;
-use super::workers::Workers;
 use super::{samples, state};
 use crate::checkpoint::manifest::SCHEMA_VERSION;
 use crate::checkpoint::{Checkpoint, DataSpec, Manifest, TimeConvention, TrainingRecord, WeightsRecord};
 use crate::data::{Source, Split};
 use crate::domain::Guidance;
 use crate::error::{Error, Result};
-use crate::model;
+use crate::model::{self, Workers};
 
 /// Largest guidance scale that a trained checkpoint accepts where rows trained without their class allow guidance.
 const GUIDANCE_MAX: f32 = 8.0;

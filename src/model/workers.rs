@@ -1,4 +1,4 @@
-//! Threads that each take whole micro-batches through the network.
+//! Threads that each take whole micro-batches through a network, in training and in evaluation.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};

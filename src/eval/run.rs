@@ -1,0 +1,225 @@
+//! The evaluation itself: makes the samples of every row and has them measured.
+
+use std::path::Path;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Map, Value, json};
+
+use super::generate::{Beginnings, Generator, Walk};
+use super::protocol::{Protocol, Setup, choose};
+use super::report::{
+    Evaluator, Network, NetworkRecord, Reference, Relation, Report, Row, SCHEMA_VERSION, TeacherRecord,
+};
+use super::subject::Subject;
+use crate::checkpoint::atomic::write_file;
+use crate::data::DataSource;
+use crate::domain::Sampler;
+use crate::error::{Error, Result};
+use crate::flow::noise;
+use crate::model::Workers;
+
+/// Steps of the flow map.
+const FLOW_MAP_STEPS: [u32; 4] = [1, 2, 4, 8];
+/// Euler steps of the teacher.
+const EULER_STEPS: [u32; 7] = [1, 2, 4, 8, 16, 32, 64];
+/// Heun steps of the teacher.
+const HEUN_STEPS: [u32; 6] = [1, 2, 4, 8, 16, 32];
+/// Those of the teacher's rows that the picture shows.
+const PICTURED_HEUN_STEPS: [u32; 3] = [1, 4, 32];
+
+/// What to evaluate.
+#[derive(Debug, Clone, Copy)]
+pub struct Options<'a> {
+    /// Folder or embedded name of the model.
+    pub model: &'a str,
+    /// The same of its teacher; without one the model's own velocity `v_{t,t}` takes its place.
+    pub teacher: Option<&'a str>,
+    /// Samples of every row; by default 64 000 points or 1000 images.
+    pub samples: Option<usize>,
+    /// Seed of the noise and of exact samples.
+    pub seed: u64,
+    /// Threads.
+    pub threads: usize,
+}
+
+/// A report and its picture.
+#[derive(Debug, Clone)]
+pub struct Evaluated {
+    /// The report.
+    pub report: Report,
+    /// Samples as a PNG file.
+    pub picture: Vec<u8>,
+}
+
+impl Evaluated {
+    /// Writes `report.json`, `report.md` and `samples.png` into the folder `out`.
+    ///
+    /// # Errors
+    /// [`Error::File`] where the operating system refuses.
+    pub fn write(&self, out: &Path) -> Result<()> {
+        let path = out.join("report.json");
+        let json = serde_json::to_string_pretty(&self.report).map_err(|e| Error::file(&path, e))? + "\n";
+        write_file(&path, json.as_bytes())?;
+        write_file(&out.join("report.md"), self.report.markdown().as_bytes())?;
+        write_file(&out.join("samples.png"), &self.picture)
+    }
+}
+
+/// Evaluates a model against its teacher.
+///
+/// # Errors
+/// [`Error::NotFound`] and [`Error::File`] for a model, a teacher or a data set that cannot be read;
+/// [`Error::Config`] where the two networks are not comparable; [`Error::Compute`] where samples are not finite.
+pub fn evaluate(options: &Options<'_>) -> Result<Evaluated> {
+    let model = Subject::load(options.model)?;
+    let teacher = options.teacher.map(|place| Subject::load(place)?.teaching(&model)).transpose()?;
+    let data = model.data()?;
+    let workers = Workers::new(options.threads)?;
+    let manifest = &model.manifest;
+    let beginnings = Beginnings {
+        seed: options.seed,
+        shape: manifest.data.shape.clone(),
+        noise_scale: manifest.noise_scale,
+        classes: manifest.data.classes.len(),
+    };
+    let setup = Setup {
+        data: &data,
+        beginnings: &beginnings,
+        samples: options.samples,
+        range: manifest.data.range,
+        classes: &manifest.data.classes,
+        workers: &workers,
+    };
+    let (protocol, samples) = choose(&setup)?;
+    let table =
+        Table { model: &model, teacher: teacher.as_ref().unwrap_or(&model), protocol: protocol.as_ref(), samples };
+    let measured = table.measure(&beginnings, &workers)?;
+    let relation = relation(&model, teacher.as_ref());
+    let report = table.report(relation, settings(&data, &beginnings, &table), &measured);
+    Ok(Evaluated { report, picture: protocol.picture(&measured.shown)? })
+}
+
+/// Everything that decides the rows.
+struct Table<'a> {
+    model: &'a Subject,
+    teacher: &'a Subject,
+    protocol: &'a dyn Protocol,
+    samples: usize,
+}
+
+/// What came out.
+struct Measured {
+    reference: Reference,
+    rows: Vec<Row>,
+    /// Captions and samples of the picture.
+    shown: Vec<(String, Vec<f32>)>,
+}
+
+impl Table<'_> {
+    fn measure(&self, beginnings: &Beginnings, workers: &Workers) -> Result<Measured> {
+        let bar = bar(self.evaluations());
+        let generator = Generator { beginnings, workers, bar: bar.clone() };
+        let (steps, checked) = self.checked();
+        let walk = Walk::new(Sampler::Heun, steps);
+        let end = generator.samples(self.teacher, walk, self.samples)?;
+        let finer = generator.samples(self.teacher, Walk { steps: 2 * steps, ..walk }, checked)?;
+        let convergence = self.protocol.paired(&end[..finer.len()], &finer);
+        let (mut rows, mut shown) = (Vec::new(), Vec::new());
+        for (network, next) in self.walks() {
+            let (subject, name) = match network {
+                Network::Model => (self.model, ""),
+                _ => (self.teacher, "teacher, "),
+            };
+            let is_reference = network == Network::Teacher && next == walk;
+            let made = if is_reference { None } else { Some(generator.samples(subject, next, self.samples)?) };
+            let samples = made.as_deref().unwrap_or(&end);
+            rows.push(Row::walked(network, next, self.protocol.measure(samples, &end)?));
+            if network == Network::Model || (next.sampler == Sampler::Heun && PICTURED_HEUN_STEPS.contains(&next.steps))
+            {
+                let caption = format!("{name}{}", caption(next));
+                shown.push((caption, samples[..self.protocol.pictured() * beginnings.elements()].to_vec()));
+            }
+        }
+        bar.finish_and_clear();
+        rows.extend(self.protocol.floors()?);
+        Ok(Measured { reference: Reference { sampler: walk.sampler, steps, checked, convergence }, rows, shown })
+    }
+
+    /// Steps of the reference, and how many samples are computed again.
+    fn checked(&self) -> (u32, usize) {
+        let (steps, checked) = self.protocol.reference();
+        (steps, checked.min(self.samples))
+    }
+
+    /// The walks of the table, in its order.
+    fn walks(&self) -> impl Iterator<Item = (Network, Walk)> {
+        let jumps = self.model.manifest.time_pairs.allows(Sampler::FlowMap, true);
+        let walks = |network, sampler, steps: &'static [u32]| {
+            steps.iter().map(move |&steps| (network, Walk::new(sampler, steps)))
+        };
+        walks(Network::Model, Sampler::FlowMap, if jumps { &FLOW_MAP_STEPS } else { &[] })
+            .chain(walks(Network::Teacher, Sampler::Euler, &EULER_STEPS))
+            .chain(walks(Network::Teacher, Sampler::Heun, &HEUN_STEPS))
+    }
+
+    /// Network evaluations of all samples.
+    fn evaluations(&self) -> u64 {
+        let (steps, checked) = self.checked();
+        let reference = Walk::new(Sampler::Heun, steps);
+        let others = self.walks().filter(|(network, walk)| *network == Network::Model || *walk != reference);
+        let all: u32 = others.map(|(_, walk)| walk.evaluations()).sum::<u32>() + reference.evaluations();
+        self.samples as u64 * u64::from(all) + checked as u64 * 2 * u64::from(reference.evaluations())
+    }
+
+    fn report(&self, relation: Relation, settings: Map<String, Value>, measured: &Measured) -> Report {
+        Report {
+            schema_version: SCHEMA_VERSION,
+            evaluator: Evaluator {
+                name: env!("CARGO_PKG_NAME"),
+                version: env!("CARGO_PKG_VERSION"),
+                classifier_blake3: self.protocol.classifier(),
+            },
+            model: NetworkRecord::from(self.model),
+            teacher: TeacherRecord { network: NetworkRecord::from(self.teacher), relation },
+            protocol: settings,
+            reference: measured.reference,
+            columns: self.protocol.columns(),
+            rows: measured.rows.clone(),
+        }
+    }
+}
+
+fn relation(model: &Subject, teacher: Option<&Subject>) -> Relation {
+    match teacher {
+        None => Relation::Itself,
+        Some(teacher) => {
+            let recorded = model.manifest.training.teacher.as_deref();
+            let is_recorded = recorded == Some(teacher.manifest.weights.blake3.as_str());
+            if is_recorded { Relation::Recorded } else { Relation::Other }
+        }
+    }
+}
+
+fn settings(data: &DataSource, beginnings: &Beginnings, table: &Table<'_>) -> Map<String, Value> {
+    let mut settings = table.protocol.settings();
+    settings.insert("data".into(), json!(data.name()));
+    settings.insert("samples".into(), json!(table.samples));
+    settings.insert("seed".into(), json!(beginnings.seed));
+    settings.insert("noise_version".into(), json!(noise::VERSION));
+    settings
+}
+
+fn caption(walk: Walk) -> String {
+    format!("{} {}", walk.steps, if walk.steps == 1 { "step" } else { "steps" })
+}
+
+fn bar(evaluations: u64) -> ProgressBar {
+    let bar = ProgressBar::new(evaluations);
+    let template = "{bar:32} {percent} %  {per_sec} evaluations  elapsed {elapsed}  left {eta}";
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(500));
+    bar
+}
