@@ -134,6 +134,10 @@ pub enum Architecture {
         width: usize,
         /// Number of hidden layers.
         depth: usize,
+        /// Sinusoids per embedded coordinate.
+        frequencies: usize,
+        /// Highest angular frequency of a coordinate's embedding, rad per unit.
+        max_frequency: f64,
     },
     /// Patch transformer with adaLN-Zero conditioning (DiT, arXiv 2212.09748) on `s`, `t - s` and the class.
     Dit {

@@ -102,9 +102,10 @@ fn weights(weights: &WeightsRecord, all: &mut Problems) {
 }
 
 fn mlp(manifest: &Manifest, all: &mut Problems) {
-    let Architecture::Mlp { width, depth } = manifest.architecture else { return };
+    let Architecture::Mlp { width, depth, frequencies, max_frequency } = manifest.architecture else { return };
     all.within("architecture.width", width, 1..=MAX_WIDTH);
     all.within("architecture.depth", depth, 1..=MAX_DEPTH);
+    all.frequencies(frequencies, max_frequency);
     all.require(manifest.data.shape.len() == 1, || "an mlp needs data of shape [d]".into());
     all.fits(manifest, width, depth.saturating_sub(1).checked_mul(width));
 }
@@ -118,8 +119,7 @@ fn dit(manifest: &Manifest, all: &mut Problems) {
     all.within("architecture.width", width, 1..=MAX_WIDTH);
     all.within("architecture.depth", depth, 1..=MAX_DEPTH);
     all.within("architecture.mlp_ratio", mlp_ratio, 1..=MAX_MLP_RATIO);
-    all.within("architecture.frequencies", frequencies, 1..=MAX_FREQUENCIES);
-    all.within("architecture.max_frequency", max_frequency, f64::MIN_POSITIVE..=MAX_FREQUENCY);
+    all.frequencies(frequencies, max_frequency);
     all.require(heads > 0 && width.is_multiple_of(heads), || {
         format!("architecture.heads {heads} does not divide architecture.width {width}")
     });
@@ -154,6 +154,12 @@ impl Problems {
         if !holds {
             self.0.push(problem());
         }
+    }
+
+    /// The sinusoids of an embedding.
+    fn frequencies(&mut self, count: usize, highest: f64) {
+        self.within("architecture.frequencies", count, 1..=MAX_FREQUENCIES);
+        self.within("architecture.max_frequency", highest, f64::MIN_POSITIVE..=MAX_FREQUENCY);
     }
 
     /// A number in its bounds; NaN is in none.
@@ -222,7 +228,7 @@ mod tests {
         assert!(dit(|[.., ratio]| *ratio = usize::MAX).contains("mlp_ratio"));
         assert!(check(|m| m.data.shape = vec![usize::MAX; 3]).contains("numbers"));
         assert!(check(|m| m.data.shape = vec![2]).contains("a dit needs"));
-        let mlp = Architecture::Mlp { width: 8, depth: 0 };
+        let mlp = Architecture::Mlp { width: 8, depth: 0, frequencies: 4, max_frequency: 8.0 };
         assert!(check(|m| m.architecture = mlp).contains("depth 0"));
     }
 

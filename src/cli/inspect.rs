@@ -218,7 +218,7 @@ mod tests {
         Manifest {
             schema_version: 1,
             description: "Points on a board".into(),
-            architecture: Architecture::Mlp { width: 64, depth: 2 },
+            architecture: Architecture::Mlp { width: 64, depth: 2, frequencies: 8, max_frequency: 20.0 },
             data: DataSpec { name: "checkerboard".into(), shape: vec![2], range: [-1.0, 1.0], classes: vec![] },
             noise_scale: 1.0,
             time_convention: TimeConvention::Noise0Data1,

@@ -29,7 +29,7 @@ fn network_with(root: &Path, name: &str, change: impl FnOnce(&mut Manifest)) -> 
     let mut manifest = Manifest {
         schema_version: SCHEMA_VERSION,
         description: name.into(),
-        architecture: Architecture::Mlp { width: 8, depth: 2 },
+        architecture: Architecture::Mlp { width: 8, depth: 2, frequencies: 2, max_frequency: 4.0 },
         data: DataSpec { name: "checkerboard".into(), shape: vec![2], range: [-1.0, 1.0], classes: vec![] },
         noise_scale: 1.0,
         time_convention: TimeConvention::Noise0Data1,

@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
-use super::embedding::{TimeEmbedding, concat, positions};
+use super::embedding::{Sinusoids, concat, positions};
 use super::kernels::{attention, gated_add, layer_norm, modulate, silu};
 use super::layers::{Linear, Start};
 use super::patches::Patches;
@@ -66,7 +66,7 @@ impl FlowMap for Dit {
 
 /// The vector that modulates every block: times through a small perceptron, plus the class.
 struct Condition {
-    times: TimeEmbedding,
+    times: Sinusoids,
     hidden: Linear,
     output: Linear,
     /// `(classes + 1, width)`: the last one is the null class.
@@ -78,7 +78,7 @@ impl Condition {
         let &Architecture::Dit { width, frequencies, max_frequency, .. } = architecture else {
             candle_core::bail!("not a patch transformer: {architecture:?}")
         };
-        let times = TimeEmbedding::new(frequencies, max_frequency, weights.dtype(), weights.device())?;
+        let times = Sinusoids::new(frequencies, max_frequency, weights.dtype(), weights.device())?;
         let init = Init::Randn { mean: 0.0, stdev: 0.02 };
         Ok(Self {
             hidden: Linear::new(2 * times.width()?, width, Start::Normal, &weights.pp("times.hidden"))?,

@@ -1,35 +1,35 @@
-//! Embeddings of times and of positions.
+//! Embeddings of times, of coordinates and of positions.
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
 use crate::flow::Dual;
 
-/// Sinusoids of a time, `[cos ω₁t … cos ωₙt, sin ω₁t … sin ωₙt]`, with `ω` spread geometrically from 1 to a highest
-/// frequency in rad per unit time.
+/// Sinusoids of a number, `[cos ω₁t … cos ωₙt, sin ω₁t … sin ωₙt]`, with `ω` spread geometrically from 1 to a highest
+/// frequency in rad per unit.
 ///
-/// The highest frequency stays low: it multiplies `∂_t v`, which losses on the flow map's derivative contain.
-pub struct TimeEmbedding {
-    /// `(1, n)`.
+/// For times the highest frequency stays low: it multiplies `∂_t v`, which losses on the flow map's derivative contain.
+pub struct Sinusoids {
+    /// `(n,)`.
     frequencies: Tensor,
 }
 
-impl TimeEmbedding {
+impl Sinusoids {
     /// `count` frequencies from 1 to `highest`.
     pub fn new(count: usize, highest: f64, dtype: DType, device: &Device) -> Result<Self> {
         let last = count.saturating_sub(1).max(1) as f64;
         let omega: Vec<f64> = (0..count).map(|k| highest.powf(k as f64 / last)).collect();
-        Ok(Self { frequencies: Tensor::from_vec(omega, (1, count), device)?.to_dtype(dtype)? })
+        Ok(Self { frequencies: Tensor::from_vec(omega, count, device)?.to_dtype(dtype)? })
     }
 
-    /// Numbers in the embedding of one time.
+    /// Numbers in the embedding of one number.
     pub fn width(&self) -> Result<usize> {
-        Ok(2 * self.frequencies.dim(1)?)
+        Ok(2 * self.frequencies.dim(0)?)
     }
 
-    /// `t` `(B,)` → `(B, 2n)`.
+    /// `(B,)` → `(B, 2n)`; `(B, d)` → `(B, 2nd)`, one coordinate after the other.
     pub fn forward(&self, t: &Dual) -> Result<Dual> {
-        let angle = t.linear(|t| t.unsqueeze(1)?.broadcast_mul(&self.frequencies))?;
-        concat(&angle.cos()?, &angle.sin()?)
+        let angle = t.linear(|t| t.unsqueeze(D::Minus1)?.broadcast_mul(&self.frequencies))?;
+        concat(&angle.cos()?, &angle.sin()?)?.linear(|v| v.flatten_from(1))
     }
 }
 

@@ -3,7 +3,7 @@
 use candle_core::{D, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
-use super::embedding::concat;
+use super::embedding::{Sinusoids, concat};
 use super::kernels::silu;
 use super::layers::{Linear, Start};
 use crate::checkpoint::Architecture;
@@ -11,7 +11,11 @@ use crate::checkpoint::manifest::DataSpec;
 use crate::flow::{Dual, FlowMap};
 
 /// Layers of equal width with SiLU between them; the class is added to the first one.
+///
+/// The first layer sees each coordinate as it is and as sinusoids, without which a narrow network is slow to learn
+/// sharp edges (Tancik et al., arXiv 2006.10739).
 pub struct Mlp {
+    coordinates: Sinusoids,
     hidden: Vec<Linear>,
     output: Linear,
     /// `(classes + 1, width)`, absent for unconditional data.
@@ -21,10 +25,14 @@ pub struct Mlp {
 impl Mlp {
     /// The network of an [`Architecture::Mlp`] for samples of `data`'s shape `[d]`.
     pub fn new(architecture: &Architecture, data: &DataSpec, weights: VarBuilder) -> Result<Self> {
-        let (&Architecture::Mlp { width, depth }, &[features]) = (architecture, data.shape.as_slice()) else {
+        let (&Architecture::Mlp { width, depth, frequencies, max_frequency }, &[features]) =
+            (architecture, data.shape.as_slice())
+        else {
             candle_core::bail!("a perceptron works on points of shape [d], not on {:?}", data.shape)
         };
-        let inputs = |layer| if layer == 0 { features + 2 } else { width };
+        let coordinates = Sinusoids::new(frequencies, max_frequency, weights.dtype(), weights.device())?;
+        let seen = features * (1 + coordinates.width()?) + 2;
+        let inputs = |layer| if layer == 0 { seen } else { width };
         let hidden = (0..depth)
             .map(|layer| Linear::new(inputs(layer), width, Start::Normal, &weights.pp(format!("hidden.{layer}"))))
             .collect::<Result<_>>()?;
@@ -33,14 +41,16 @@ impl Mlp {
             0 => None,
             count => Some(weights.get_with_hints((count + 1, width), "classes", init)?),
         };
-        Ok(Self { hidden, output: Linear::new(width, features, Start::Zero, &weights.pp("output"))?, classes })
+        let output = Linear::new(width, features, Start::Zero, &weights.pp("output"))?;
+        Ok(Self { coordinates, hidden, output, classes })
     }
 }
 
 impl FlowMap for Mlp {
     fn velocity(&self, x: &Dual, s: &Dual, t: &Dual, labels: &Tensor) -> Result<Dual> {
         let column = |v: &Dual| v.linear(|v| v.unsqueeze(D::Minus1));
-        let mut h = concat(x, &concat(&column(s)?, &column(t)?)?)?;
+        let times = concat(&column(s)?, &column(t)?)?;
+        let mut h = concat(&concat(x, &self.coordinates.forward(x)?)?, &times)?;
         for (index, layer) in self.hidden.iter().enumerate() {
             h = layer.forward(&h)?;
             if let (0, Some(classes)) = (index, &self.classes) {

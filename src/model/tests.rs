@@ -18,7 +18,8 @@ fn networks() -> Vec<(Architecture, DataSpec)> {
     };
     let dit =
         Architecture::Dit { patch: 2, width: 24, depth: 2, heads: 3, mlp_ratio: 2, frequencies: 4, max_frequency: 8.0 };
-    vec![(Architecture::Mlp { width: 16, depth: 3 }, data(&[2])), (dit, data(&[1, 6, 4]))]
+    let mlp = Architecture::Mlp { width: 16, depth: 3, frequencies: 3, max_frequency: 6.0 };
+    vec![(mlp, data(&[2])), (dit, data(&[1, 6, 4]))]
 }
 
 /// A network whose every weight is random, so that nothing is hidden behind layers that start at zero.

@@ -76,7 +76,7 @@ fn recipe(objective: &str, steps: u64) -> String {
         learned_weight = true
         precision = "F32"
         data = {{ kind = "checkerboard" }}
-        model = {{ kind = "mlp", width = 16, depth = 2 }}
+        model = {{ kind = "mlp", width = 16, depth = 2, frequencies = 2, max_frequency = 4.0 }}
         objective = {objective}
         optimiser = {{ kind = "radam", learning_rate = 1e-2 }}
         schedule = {{ kind = "constant", warmup = 2 }}

@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
 use crate::flow::Dual;
-use crate::model::embedding::{TimeEmbedding, concat};
+use crate::model::embedding::{Sinusoids, concat};
 use crate::model::layers::{Linear, Start};
 
 /// Where the head's weights live among the others: they are trained with them and never part of a checkpoint.
@@ -17,14 +17,14 @@ const HIGHEST: f64 = 32.0;
 /// `e^{-w(s,t)} L + w(s,t)` per row (Kendall, Gal, Cipolla, arXiv 1705.07115): rows whose loss is large at every model
 /// weigh less. At its optimum `w` is the logarithm of the expected loss.
 pub(super) struct Weighting {
-    embedding: TimeEmbedding,
+    embedding: Sinusoids,
     head: Linear,
 }
 
 impl Weighting {
     /// A head that starts at `w = 0`.
     pub(super) fn new(weights: &VarBuilder) -> Result<Self> {
-        let embedding = TimeEmbedding::new(FREQUENCIES, HIGHEST, weights.dtype(), weights.device())?;
+        let embedding = Sinusoids::new(FREQUENCIES, HIGHEST, weights.dtype(), weights.device())?;
         let head = Linear::new(2 * embedding.width()?, 1, Start::Zero, &weights.pp(PREFIX))?;
         Ok(Self { embedding, head })
     }
