@@ -18,6 +18,7 @@ use candle_nn::VarBuilder;
 
 use crate::checkpoint::manifest::DataSpec;
 use crate::checkpoint::{Architecture, Checkpoint, Weights};
+use crate::domain::Guidance;
 use crate::error::{Error, Result};
 use crate::flow::FlowMap;
 
@@ -43,6 +44,10 @@ pub fn build(architecture: &Architecture, data: &DataSpec, weights: VarBuilder) 
 /// # Errors
 /// A [`Error::File`] that names every missing, extra or mis-shaped tensor.
 pub fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Box<dyn FlowMap>> {
+    if matches!(checkpoint.manifest.guidance, Guidance::Input { .. }) {
+        let problem = "takes the guidance scale as an input, which no network of this version does";
+        return Err(Error::file(&checkpoint.origin, problem));
+    }
     let weights = Weights::new(checkpoint, device);
     let net = build(&checkpoint.manifest.architecture, &checkpoint.manifest.data, weights.builder());
     weights.finish()?;

@@ -17,12 +17,8 @@ mod schedule;
 mod state;
 mod weighting;
 
-pub use objective::{FlowMatching, Lmd, Objective};
-pub use optimiser::{Optimiser, OptimiserKind};
-pub use pairs::Pairs;
-pub use recipe::{Intervals, ObjectiveRecipe, Recipe};
+pub use recipe::Recipe;
 pub use run::{Outcome, Run, run};
-pub use schedule::Schedule;
 
 #[cfg(test)]
 mod tests;

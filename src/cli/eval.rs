@@ -30,6 +30,9 @@ pub struct Args {
     /// Samples of every row; 64000 points or 1000 images by default.
     #[arg(long, value_name = "N")]
     samples: Option<usize>,
+    /// Folder of the data set's files, if not where training had them.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
     /// Seed of the noise and of exact samples.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -37,7 +40,7 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
     /// Train the classifier of Fashion-MNIST again, whose features are compared, and write it into this folder.
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["model", "teacher", "out", "samples", "seed", "threads"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["model", "teacher", "out", "samples", "data", "seed", "threads"])]
     make_classifier: Option<PathBuf>,
 }
 
@@ -57,7 +60,14 @@ pub fn main(args: &Args) -> Result<()> {
         None => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
     };
     let teacher = args.teacher.as_deref();
-    let evaluated = evaluate(&Options { model, teacher, samples: args.samples, seed: args.seed, threads })?;
+    let evaluated = evaluate(&Options {
+        model,
+        teacher,
+        samples: args.samples,
+        data: args.data.as_deref(),
+        seed: args.seed,
+        threads,
+    })?;
     print(&evaluated.report.markdown())?;
     if let Some(out) = &args.out {
         evaluated.write(out)?;

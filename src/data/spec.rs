@@ -109,6 +109,16 @@ impl DataSource {
         }
     }
 
+    /// The same data set with its files in another folder; the checkerboard has none.
+    #[must_use]
+    pub fn moved(mut self, folder: &Path) -> Self {
+        match &mut self {
+            Self::Checkerboard {} => {}
+            Self::Idx { dir, .. } | Self::Cifar10 { dir, .. } | Self::Folder { dir, .. } => *dir = folder.to_owned(),
+        }
+        self
+    }
+
     /// Opens the data set.
     ///
     /// # Errors

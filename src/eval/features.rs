@@ -131,6 +131,11 @@ mod tests {
         assert!(!Classifier::knows(&[3, 28, 28], &classes) && !Classifier::knows(&[1, 28, 28], &classes[1..]));
     }
 
+    #[test]
+    fn the_weights_are_the_ones_that_are_described() {
+        assert!(include_str!("../../models/fashion-mnist-features/README.md").contains(&store::content_hash(WEIGHTS)));
+    }
+
     /// Where the data set is installed, the accuracy is the one that the README beside the weights states.
     #[test]
     fn the_test_split_is_classified_as_stated() {

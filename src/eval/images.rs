@@ -7,11 +7,12 @@ use super::features::{Classifier, WIDTH};
 use super::frechet::Moments;
 use super::generate::Beginnings;
 use super::paired::root_mean_square;
-use super::protocol::{FLOOR_DRAWS, Protocol, STREAM, Setup};
+use super::protocol::{FLOOR_DRAWS, Protocol, Setup};
 use super::report::{Column, Network, Row, Show, Values};
-use crate::data::{DataSource, Images, Split};
-use crate::error::Result;
-use crate::flow::noise::Stream;
+use crate::data::spec::FASHION_MNIST_CLASSES;
+use crate::data::{DataSource, Images, Source, Split};
+use crate::error::{Error, Result};
+use crate::flow::noise::{self, Stream};
 use crate::model::Workers;
 use crate::picture::{Grid, to_u8};
 
@@ -97,12 +98,12 @@ impl Protocol for ImageProtocol<'_> {
     }
 
     fn pictured(&self) -> usize {
-        self.samples.min(if self.classes.is_empty() { PICTURED } else { self.classes.len() })
+        self.samples.min(if self.classes.is_empty() { PICTURED } else { self.classes.len().min(PICTURED) })
     }
 
     fn picture(&self, shown: &[(String, Vec<f32>)]) -> Result<Vec<u8>> {
         let shape = [0, 1, 2].map(|side| self.beginnings.shape[side]);
-        let grid = Grid::new(shape).scale(PICTURE_SCALE).columns(self.classes);
+        let grid = Grid::new(shape).scale(PICTURE_SCALE).columns(self.classes.iter().take(PICTURED));
         let row = |grid: Grid, (caption, samples): &(String, Vec<f32>)| {
             let bytes = to_u8(samples, self.range);
             grid.row(caption, bytes.chunks(self.beginnings.elements()).map(<[u8]>::to_vec).collect())
@@ -133,7 +134,7 @@ struct FeatureProtocol<'a> {
 impl<'a> FeatureProtocol<'a> {
     fn new(data: &'a DataSource, beginnings: &Beginnings, workers: &Workers) -> Result<Self> {
         let classifier = Classifier::embedded()?;
-        let images = data.open_images(Split::Test)?;
+        let images = open(data, Split::Test, beginnings)?;
         let all: Vec<usize> = (0..images.len()).collect();
         let features = classifier.features(&pixels(&images, &all, beginnings.elements()), workers)?;
         let accuracy = features.agreement(|index| images.labels()[index]);
@@ -149,7 +150,7 @@ impl<'a> FeatureProtocol<'a> {
 
     /// Training images in the place of samples.
     fn floor(&self, samples: usize, beginnings: &Beginnings, workers: &Workers) -> Result<Values> {
-        let images = self.data.open_images(Split::Train)?;
+        let images = open(self.data, Split::Train, beginnings)?;
         let mut sum = 0.0;
         for draw in 1..=FLOOR_DRAWS {
             let chosen = stratified(images.labels(), samples, beginnings, draw);
@@ -158,6 +159,16 @@ impl<'a> FeatureProtocol<'a> {
         }
         Ok(Values::from([("frechet", sum / f64::from(FLOOR_DRAWS)), ("agreement", self.accuracy)]))
     }
+}
+
+/// The images of a split, which the recorded recipe names but nothing ties to the model.
+fn open(data: &DataSource, split: Split, beginnings: &Beginnings) -> Result<Images> {
+    let images = data.open_images(split)?;
+    if images.shape() != beginnings.shape || images.classes() != FASHION_MNIST_CLASSES {
+        let problem = format!("data: {} has images of another shape or other classes than the model", data.name());
+        return Err(Error::Config(vec![problem]));
+    }
+    Ok(images)
 }
 
 /// The bytes of the images `chosen`, one after the other.
@@ -170,7 +181,7 @@ fn pixels(images: &Images, chosen: &[usize], elements: usize) -> Vec<u8> {
 /// `samples` indices of images whose labels are those of the samples: each class in random order, begun again where it
 /// has too few.
 fn stratified(labels: &[u32], samples: usize, beginnings: &Beginnings, draw: u32) -> Vec<usize> {
-    let mut stream = Stream::new(beginnings.seed, draw, STREAM);
+    let mut stream = Stream::new(beginnings.seed, draw, noise::stream::EVALUATION);
     let classes = beginnings.classes.max(1);
     let mut of_class: Vec<Vec<usize>> = vec![Vec::new(); classes];
     for (index, &label) in labels.iter().enumerate() {

@@ -4,12 +4,12 @@ use serde_json::{Map, Value, json};
 
 use super::histogram::{divergence, first_order_floor, outside};
 use super::paired::{median, root_mean_square};
-use super::protocol::{FLOOR_DRAWS, Protocol, STREAM};
+use super::protocol::{FLOOR_DRAWS, Protocol};
 use super::report::{Column, Network, Row, Show, Values};
 use super::sliced::Sliced;
 use crate::data::{Checkerboard, Source};
 use crate::error::Result;
-use crate::flow::noise::Stream;
+use crate::flow::noise::{self, Stream};
 use crate::model::Workers;
 use crate::picture::{Density, Grid};
 
@@ -129,7 +129,7 @@ const PAIRED: &str = "root mean square distance to the reference from the same n
 
 /// `samples` exact samples, set number `draw`.
 fn exact(seed: u64, draw: u32, samples: usize) -> Vec<f32> {
-    let mut stream = Stream::new(seed, draw, STREAM);
+    let mut stream = Stream::new(seed, draw, noise::stream::EVALUATION);
     let mut points = vec![0.0; samples * WIDTH];
     points.chunks_exact_mut(WIDTH).for_each(|point| {
         Checkerboard.draw(&mut || stream.uniform(), point);

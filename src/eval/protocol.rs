@@ -12,8 +12,6 @@ use crate::model::Workers;
 
 /// Draws that a floor is the mean of.
 pub(super) const FLOOR_DRAWS: u32 = 5;
-/// Stream of the noise generator that exact samples and floors are drawn from.
-pub(super) const STREAM: u32 = 3;
 
 /// The measures that a kind of data gets.
 pub trait Protocol {

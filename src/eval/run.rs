@@ -37,6 +37,8 @@ pub struct Options<'a> {
     pub teacher: Option<&'a str>,
     /// Samples of every row; by default 64 000 points or 1000 images.
     pub samples: Option<usize>,
+    /// Folder of the data set's files, if not where training had them.
+    pub data: Option<&'a Path>,
     /// Seed of the noise and of exact samples.
     pub seed: u64,
     /// Threads.
@@ -75,6 +77,7 @@ pub fn evaluate(options: &Options<'_>) -> Result<Evaluated> {
     let model = Subject::load(options.model)?;
     let teacher = options.teacher.map(|place| Subject::load(place)?.teaching(&model)).transpose()?;
     let data = model.data()?;
+    let data = options.data.map_or(data.clone(), |folder| data.moved(folder));
     let workers = Workers::new(options.threads)?;
     let manifest = &model.manifest;
     let beginnings = Beginnings {

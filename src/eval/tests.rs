@@ -57,7 +57,7 @@ fn network_with(root: &Path, name: &str, change: impl FnOnce(&mut Manifest)) -> 
 
 fn run(model: &Path, teacher: Option<&Path>, threads: usize) -> Result<Evaluated> {
     let teacher = teacher.and_then(Path::to_str);
-    evaluate(&Options { model: model.to_str().unwrap(), teacher, samples: Some(SAMPLES), seed: 7, threads })
+    evaluate(&Options { model: model.to_str().unwrap(), teacher, samples: Some(SAMPLES), data: None, seed: 7, threads })
 }
 
 #[test]
@@ -100,6 +100,6 @@ fn what_cannot_be_compared_is_refused() {
     let problem = run(&mute, None, 1).map(|_| ()).unwrap_err();
     assert!(problem.to_string().contains("names no data set"), "{problem}");
     let model = model.to_str().unwrap();
-    let few = evaluate(&Options { model, teacher: None, samples: Some(1), seed: 1, threads: 1 });
+    let few = evaluate(&Options { model, teacher: None, samples: Some(1), data: None, seed: 1, threads: 1 });
     assert!(matches!(few, Err(Error::Config(_))));
 }

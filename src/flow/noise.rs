@@ -8,20 +8,31 @@
 //! **Algorithm, version 1** (never changed; another algorithm gets another number). For normals `4k … 4k+3` of image
 //! `i` under `seed`: `w = philox4x32_10(counter = [k, 0, i, stream], key = [seed mod 2³², seed div 2³²])`,
 //! `uⱼ = (wⱼ + ½) 2⁻³²`; then `r = sqrt(-2 ln u₀)` gives `r cos(2π u₁)`, `r sin(2π u₁)`, and likewise `u₂, u₃`;
-//! each is rounded to `f32`. Sampling uses stream 0; training uses the others.
+//! each is rounded to `f32`. Sampling uses stream 0; [`stream`] lists the others.
 
 use std::f64::consts::TAU;
 
 /// Version of the algorithm, printed in receipts.
 pub const VERSION: u32 = 1;
 
-/// The stream of initial states.
-const SAMPLING: u32 = 0;
+/// Who draws from which stream: numbers of different streams are independent.
+pub mod stream {
+    /// Initial states of samples; part of the algorithm.
+    pub const SAMPLING: u32 = 0;
+    /// Initial weights.
+    pub const WEIGHTS: u32 = 1;
+    /// Rows of training steps.
+    pub const TRAINING: u32 = 2;
+    /// Exact samples and directions of evaluations.
+    pub const EVALUATION: u32 = 3;
+    /// Training of the classifier that evaluations use.
+    pub const CLASSIFIER: u32 = 4;
+}
 
 /// Standard normal noise of image `index` under `seed`: `n` numbers, the first ones of an endless sequence.
 pub fn normal(seed: u64, index: u32, n: usize) -> Vec<f32> {
     let mut out = vec![0.0; n];
-    Stream::new(seed, index, SAMPLING).fill_normal(&mut out);
+    Stream::new(seed, index, stream::SAMPLING).fill_normal(&mut out);
     out
 }
 

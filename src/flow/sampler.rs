@@ -39,7 +39,8 @@ fn average_velocity(net: &dyn FlowMap, x: &Tensor, times: (f64, f64), labels: &T
         let vector = Tensor::full(time, rows, x.device())?.to_dtype(x.dtype())?;
         Ok(Dual::constant(&vector))
     };
-    Ok(net.velocity(&Dual::constant(x), &column(times.0)?, &column(times.1)?, labels)?.primal)
+    // Sampling never back-propagates: without this a network in training would keep the graph of every evaluation.
+    Ok(net.velocity(&Dual::constant(x), &column(times.0)?, &column(times.1)?, labels)?.primal.detach())
 }
 
 /// The initial states of images `0 .. rows` under `seed`, `(rows, shape…)` in f32, with standard deviation `scale`.

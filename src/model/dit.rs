@@ -33,18 +33,18 @@ impl Dit {
             candle_core::bail!("not a patch transformer: {architecture:?}")
         };
         let patches = Patches::new(&data.shape, patch)?;
-        let (rows, columns) = patches.places();
-        let positions = positions(rows, columns, width, weights.dtype(), weights.device())?.unsqueeze(0)?;
         let blocks = (0..depth)
             .map(|index| Block::new(width, heads, mlp_ratio, &weights.pp(format!("blocks.{index}"))))
             .collect::<Result<_>>()?;
+        let (rows, columns) = patches.places();
         Ok(Self {
-            positions,
             condition: Condition::new(architecture, data.classes.len(), &weights)?,
             input: Linear::new(patches.elements(), width, Start::Normal, &weights.pp("input"))?,
             blocks,
             final_modulation: Linear::new(width, 2 * width, Start::Zero, &weights.pp("final_modulation"))?,
             output: Linear::new(width, patches.elements(), Start::Zero, &weights.pp("output"))?,
+            // Last: for weights that do not fit, nothing is computed.
+            positions: positions(rows, columns, width, weights.dtype(), weights.device())?.unsqueeze(0)?,
             patches,
         })
     }

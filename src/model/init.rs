@@ -7,10 +7,7 @@ use candle_core::{DType, Device, Result, Shape, Tensor, Var};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 
-use crate::flow::noise::Stream;
-
-/// Stream of the noise generator that initial weights are drawn from.
-const STREAM: u32 = 1;
+use crate::flow::noise::{Stream, stream};
 
 /// A source of weights that makes each tensor when a network first asks for it, as a trainable `Var`.
 ///
@@ -44,7 +41,7 @@ impl Initialiser {
             Init::Const(value) => Ok(vec![value as f32; count]),
             Init::Randn { mean, stdev } => {
                 let mut values = vec![0.0; count];
-                Stream::new(self.seed, name_hash(name), STREAM).fill_normal(&mut values);
+                Stream::new(self.seed, name_hash(name), stream::WEIGHTS).fill_normal(&mut values);
                 values.iter_mut().for_each(|v| *v = (mean + stdev * f64::from(*v)) as f32);
                 Ok(values)
             }

@@ -29,7 +29,7 @@ use op::{apply1, apply2, apply3};
 use silu::{Silu, SiluTangent};
 
 /// Whether operations on `x` take the fused kernels: `f32` on the CPU.
-pub fn fused(x: &Tensor) -> bool {
+fn fused(x: &Tensor) -> bool {
     x.dtype() == DType::F32 && x.device().is_cpu()
 }
 
@@ -43,8 +43,7 @@ pub fn silu(x: &Dual) -> Result<Dual> {
 
 /// `x W + b` on the last dimension: `x (…, K)`, `w (K, N)`, `b (N)`, giving `(…, N)`.
 ///
-/// Note the layout of `w`: inputs first, unlike `candle_nn::Linear`. The one exception to "the same bits in every batch"
-/// is `N = 1`, a column of dot products, which may add in another order in batches of other sizes.
+/// Note the layout of `w`: inputs first, unlike `candle_nn::Linear`.
 pub fn linear(x: &Dual, w: &Tensor, b: &Tensor) -> Result<Dual> {
     if !all_fused(&[x], &[w, b]) {
         return composed::linear(x, w, b);
@@ -331,5 +330,7 @@ mod tests {
         assert!(attention(&zeros(&[2, 3, 24]), 3).is_err());
         assert!(modulate(&zeros(&[2, 3, 4]), &zeros(&[3, 4]), &zeros(&[2, 4])).is_err());
         assert!(gated_add(&zeros(&[2, 3, 4]), &zeros(&[2, 4]), &zeros(&[2, 2, 4])).is_err());
+        let torn = Dual { primal: zeros(&[2, 4]).primal, tangent: Some(zeros(&[2, 3]).primal) };
+        assert!(silu(&torn).is_err() && layer_norm(&torn, 1e-6).is_err());
     }
 }

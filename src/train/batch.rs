@@ -6,13 +6,10 @@ use candle_core::{Device, Result, Tensor};
 
 use super::pairs::Pairs;
 use crate::data::Source;
-use crate::flow::noise::Stream;
-
-/// Stream of the noise generator that training rows are drawn from.
-const STREAM: u32 = 2;
+use crate::flow::noise::{self, Stream};
 
 /// Rows of one micro-batch.
-pub struct Rows {
+pub(super) struct Rows {
     /// Noise, `(B, …)`.
     pub x0: Tensor,
     /// Data, `(B, …)`.
@@ -29,7 +26,7 @@ pub struct Rows {
 
 impl Rows {
     /// The interpolant at the start times, `I_s = (1 - s) x₀ + s x₁`.
-    pub fn interpolant(&self) -> Result<Tensor> {
+    pub(super) fn interpolant(&self) -> Result<Tensor> {
         let mut shape = vec![1; self.x0.rank()];
         shape[0] = self.x0.dim(0)?;
         let s = self.s.reshape(shape)?;
@@ -65,7 +62,7 @@ impl Draw<'_> {
         let (mut s, mut t, mut labels) = (Vec::with_capacity(count), Vec::with_capacity(count), Vec::new());
         let slots = x0.chunks_exact_mut(elements).zip(x1.chunks_exact_mut(elements));
         for (row, (noise, data)) in rows.zip(slots) {
-            let mut stream = Stream::new(step_key(self.seed, step), row as u32, STREAM);
+            let mut stream = Stream::new(step_key(self.seed, step), row as u32, noise::stream::TRAINING);
             let label = self.source.draw(&mut || stream.uniform(), data);
             let hidden = stream.uniform() < self.class_dropout;
             labels.push(if hidden { self.source.classes().len() as u32 } else { label });
@@ -88,7 +85,7 @@ impl Draw<'_> {
     }
 }
 
-/// One key for each step of each run: consecutive multiples of an odd constant never meet.
+/// One key for each step of a run: multiples of an odd constant never meet.
 fn step_key(seed: u64, step: u64) -> u64 {
     seed.wrapping_add(step.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15))
 }

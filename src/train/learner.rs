@@ -114,7 +114,7 @@ impl Learner {
             let learning_rate = self.optimiser.kind.peak_learning_rate() * factor;
             return Err(Error::Compute(format!(
                 "the loss ({}) or its gradient ({gradient_norm}) is not finite at step {step}, learning rate \
-                 {learning_rate:.2e}: lower the rate or the clip and resume from the last state",
+                 {learning_rate:.2e}: begin again with a lower rate or clip",
                 total.loss
             )));
         }

@@ -9,11 +9,11 @@ use super::batch::Rows;
 use super::pairs::Pairs;
 use crate::flow::FlowMap;
 
-pub use flow_matching::FlowMatching;
-pub use lmd::Lmd;
+pub(super) use flow_matching::FlowMatching;
+pub(super) use lmd::Lmd;
 
 /// An objective: the mean square of a residual.
-pub trait Objective: Send + Sync {
+pub(super) trait Objective: Send + Sync {
     /// Its name in checkpoints and logs.
     fn name(&self) -> &'static str;
 

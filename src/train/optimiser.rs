@@ -79,7 +79,7 @@ fn rectification(k: u64, beta2: f64) -> Option<f64> {
 
 /// An optimiser with its moments, one pair for each weight.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Optimiser {
+pub(super) struct Optimiser {
     /// Which one.
     pub kind: OptimiserKind,
     /// Steps taken.
@@ -92,13 +92,13 @@ pub struct Optimiser {
 
 impl Optimiser {
     /// An optimiser for tensors of these sizes.
-    pub fn new(kind: OptimiserKind, sizes: &[usize]) -> Self {
+    pub(super) fn new(kind: OptimiserKind, sizes: &[usize]) -> Self {
         let zeros: Vec<Vec<f32>> = sizes.iter().map(|&n| vec![0.0; n]).collect();
         Self { kind, steps: 0, first: zeros.clone(), second: zeros }
     }
 
     /// Moves the weights against the gradients at `factor` of the peak learning rate.
-    pub fn step(&mut self, factor: f64, weights: &mut [Vec<f32>], gradients: &[Vec<f32>]) {
+    pub(super) fn step(&mut self, factor: f64, weights: &mut [Vec<f32>], gradients: &[Vec<f32>]) {
         self.steps += 1;
         let rule = self.kind.rule(self.steps);
         let update = Update::new(self.kind.moments(), &rule, factor);

@@ -5,7 +5,7 @@ use crate::domain::TimePairs;
 /// A distribution of time pairs, stratified over the rows of a batch: which rows lie on the diagonal is fixed, so that
 /// whole micro-batches do.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Pairs {
+pub(super) enum Pairs {
     /// `s = t`, uniform.
     Diagonal,
     /// `s <= t`.
@@ -19,7 +19,7 @@ pub enum Pairs {
 
 impl Pairs {
     /// The times of `row` of `rows`, from uniform numbers in (0, 1).
-    pub fn draw(self, row: usize, rows: usize, mut random: impl FnMut() -> f64) -> (f64, f64) {
+    pub(super) fn draw(self, row: usize, rows: usize, mut random: impl FnMut() -> f64) -> (f64, f64) {
         let (a, b) = (random(), random());
         match self {
             Self::Diagonal => (a, a),
@@ -37,7 +37,7 @@ impl Pairs {
     }
 
     /// The pairs at which a network trained on this distribution may be asked.
-    pub fn legal(self) -> TimePairs {
+    pub(super) fn legal(self) -> TimePairs {
         match self {
             Self::Diagonal => TimePairs::Diagonal,
             Self::Triangle { .. } => TimePairs::Triangle,

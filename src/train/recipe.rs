@@ -97,9 +97,12 @@ impl Recipe {
     }
 
     /// Whether a run of `other` may go on as a run of this recipe: they differ in nothing that shapes a step, only in
-    /// how long they run and how often they write.
+    /// how often they write, what they are called and, where the schedule does not depend on it, how long they run.
     pub fn continues(&self, other: &Self) -> bool {
-        Self { steps: self.steps, every: self.every, description: self.description.clone(), ..other.clone() } == *self
+        let length = self.steps == other.steps || !self.schedule.depends_on_steps();
+        let rest =
+            Self { steps: self.steps, every: self.every, description: self.description.clone(), ..other.clone() };
+        length && rest == *self
     }
 
     fn problems(&self) -> Vec<String> {

@@ -12,7 +12,8 @@ use super::objective::{FlowMatching, Lmd, Objective};
 use super::pairs::Pairs;
 use super::recipe::{ObjectiveRecipe, Recipe};
 use super::report::Report;
-use super::{samples, state};
+use super::samples;
+use super::state::{self, Origin};
 use crate::checkpoint::manifest::SCHEMA_VERSION;
 use crate::checkpoint::{Checkpoint, DataSpec, Manifest, TimeConvention, TrainingRecord, WeightsRecord};
 use crate::data::{Source, Split};
@@ -70,26 +71,33 @@ impl Training {
     fn prepare(run: &Run<'_>) -> Result<Self> {
         let (recipe, text) = Recipe::read(run.recipe)?;
         let source = recipe.data.open(Split::Train)?;
-        let mut learner = Learner::new(&recipe, &data_spec(&recipe, source.as_ref()))?;
-        let (objective, teacher) = objective(&recipe.objective)?;
-        let state = state_path(run.out);
-        if run.resume {
-            state::load(&state, &mut learner, &recipe)?;
-        } else if state.exists() {
-            return Err(Error::file(&state, "a run was begun here; add --resume to go on, or choose another --out"));
-        } else if let Some(teacher) = &teacher {
-            learner.warm_start(|name| teacher.tensors.get(name))?;
+        let data = data_spec(&recipe, source.as_ref());
+        let learner = Learner::new(&recipe, &data)?;
+        let (objective, teacher) = objective(&recipe, &data)?;
+        let hash = teacher.as_ref().map(|teacher| teacher.manifest.weights.blake3.clone());
+        let workers = Workers::new(run.threads)?;
+        let mut training =
+            Self { workers, teacher: hash, out: run.out.to_owned(), recipe, text, source, objective, learner };
+        training.begin(run.resume, teacher)?;
+        Ok(training)
+    }
+
+    /// Goes to where the run begins: the state on disk, or the teacher's weights.
+    fn begin(&mut self, resume: bool, teacher: Option<Checkpoint>) -> Result<()> {
+        let state = state_path(&self.out);
+        if resume {
+            let origin =
+                Origin { recipe: &self.recipe, text: &self.text, teacher: self.teacher.as_deref().unwrap_or_default() };
+            return state::load(&state, &mut self.learner, &origin);
         }
-        Ok(Self {
-            workers: Workers::new(run.threads)?,
-            teacher: teacher.map(|teacher| teacher.manifest.weights.blake3),
-            out: run.out.to_owned(),
-            recipe,
-            text,
-            source,
-            objective,
-            learner,
-        })
+        if state.exists() {
+            return Err(Error::file(&state, "a run was begun here; add --resume to go on, or choose another --out"));
+        }
+        if let Some(teacher) = teacher {
+            self.learner.warm_start(|name| teacher.tensors.get(name))?;
+        }
+        // Saved before any work is: what the recipe, the manifest or the disk forbid is known at once.
+        self.save()
     }
 
     fn go(&mut self, stop: &AtomicBool) -> Result<Outcome> {
@@ -145,7 +153,9 @@ impl Training {
         };
         let tensors = self.learner.averaged().map(tensor).collect::<Result<BTreeMap<_, _>>>()?;
         Checkpoint::write(&checkpoint_path(&self.out), self.manifest(), &tensors, self.recipe.precision)?;
-        state::save(&state_path(&self.out), &self.learner, &self.text)
+        let teacher = self.teacher.as_deref().unwrap_or_default();
+        let origin = Origin { recipe: &self.recipe, text: &self.text, teacher };
+        state::save(&state_path(&self.out), &self.learner, &origin)
     }
 
     fn manifest(&self) -> Manifest {
@@ -175,12 +185,13 @@ impl Training {
     }
 }
 
-/// The objective of a recipe, and its teacher.
-fn objective(recipe: &ObjectiveRecipe) -> Result<(Box<dyn Objective>, Option<Checkpoint>)> {
-    match recipe {
+/// The objective of a recipe for data of `data`'s kind, and its teacher.
+fn objective(recipe: &Recipe, data: &DataSpec) -> Result<(Box<dyn Objective>, Option<Checkpoint>)> {
+    match &recipe.objective {
         ObjectiveRecipe::FlowMatching {} => Ok((Box::new(FlowMatching), None)),
         ObjectiveRecipe::Lmd { teacher, diagonal, from_noise, stop_gradient } => {
             let checkpoint = Checkpoint::read(teacher)?;
+            check_teacher(&checkpoint, recipe, data)?;
             let lmd = Lmd {
                 teacher: model::load(&checkpoint, &Device::Cpu)?,
                 pairs: Pairs::Triangle { diagonal: *diagonal, from_noise: *from_noise },
@@ -189,6 +200,24 @@ fn objective(recipe: &ObjectiveRecipe) -> Result<(Box<dyn Objective>, Option<Che
             Ok((Box::new(lmd), Some(checkpoint)))
         }
     }
+}
+
+/// A velocity field of other data or other noise would be distilled without a word into a wrong flow map.
+fn check_teacher(teacher: &Checkpoint, recipe: &Recipe, data: &DataSpec) -> Result<()> {
+    let own = &teacher.manifest;
+    let rules = [
+        (own.architecture == recipe.model, "network, from whose weights the student starts"),
+        (own.data.shape == data.shape, "shape of a sample"),
+        (own.data.range == data.range, "range of values"),
+        (own.data.classes == data.classes, "classes"),
+        (own.noise_scale == recipe.noise_scale, "noise scale"),
+    ];
+    let problems: Vec<_> = rules
+        .iter()
+        .filter(|(same, _)| !same)
+        .map(|(_, what)| format!("objective.teacher: its {what} is not the recipe's"))
+        .collect();
+    if problems.is_empty() { Ok(()) } else { Err(Error::Config(problems)) }
 }
 
 fn data_spec(recipe: &Recipe, source: &dyn Source) -> DataSpec {

@@ -46,6 +46,11 @@ impl Schedule {
         }
     }
 
+    /// Whether a step's factor depends on how long the run is.
+    pub(super) fn depends_on_steps(&self) -> bool {
+        matches!(self, Self::Cosine { .. })
+    }
+
     /// What is wrong with its numbers.
     pub(super) fn problems(&self) -> Option<String> {
         match *self {

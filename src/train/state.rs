@@ -15,15 +15,25 @@ const VERSION: &str = "1";
 /// The lists of values that make a state.
 const PARTS: [&str; 4] = ["weights", "average", "first", "second"];
 
+/// What a state was made from.
+pub(super) struct Origin<'a> {
+    pub(super) recipe: &'a Recipe,
+    /// The recipe, verbatim.
+    pub(super) text: &'a str,
+    /// Content hash of the teacher, empty without one.
+    pub(super) teacher: &'a str,
+}
+
 /// Writes the state; a process killed meanwhile leaves the old one.
 ///
 /// # Errors
 /// [`Error::File`] when the disk refuses.
-pub(super) fn save(path: &Path, learner: &Learner, recipe: &str) -> Result<()> {
+pub(super) fn save(path: &Path, learner: &Learner, origin: &Origin<'_>) -> Result<()> {
     let metadata = HashMap::from([
         ("version".to_owned(), VERSION.to_owned()),
         ("step".to_owned(), learner.optimiser.steps.to_string()),
-        ("recipe".to_owned(), recipe.to_owned()),
+        ("recipe".to_owned(), origin.text.to_owned()),
+        ("teacher".to_owned(), origin.teacher.to_owned()),
     ]);
     let lists = [&learner.weights, &learner.average, &learner.optimiser.first, &learner.optimiser.second];
     let mut tensors = Vec::new();
@@ -42,11 +52,11 @@ pub(super) fn save(path: &Path, learner: &Learner, recipe: &str) -> Result<()> {
     write_file(path, &bytes)
 }
 
-/// Restores a learner made from `recipe` to the state on disk.
+/// Restores a learner made from `origin` to the state on disk.
 ///
 /// # Errors
-/// [`Error::File`] when the file is broken or belongs to another recipe; the learner is then unusable.
-pub(super) fn load(path: &Path, learner: &mut Learner, recipe: &Recipe) -> Result<()> {
+/// [`Error::File`] when the file is broken or belongs to another origin; the learner is then unusable.
+pub(super) fn load(path: &Path, learner: &mut Learner, origin: &Origin<'_>) -> Result<()> {
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read the state to resume from", e))?;
     let broken = |problem: String| Error::file(path, format!("{problem}; it cannot be resumed from"));
     let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| broken(e.to_string()))?;
@@ -57,8 +67,15 @@ pub(super) fn load(path: &Path, learner: &mut Learner, recipe: &Recipe) -> Resul
         return Err(broken(format!("the state has version {}, not {VERSION}", entry("version")?)));
     }
     let saved: Recipe = toml::from_str(entry("recipe")?).map_err(|e| broken(e.to_string()))?;
-    if !recipe.continues(&saved) {
-        return Err(broken("the state was made by another recipe (only steps and every may differ)".into()));
+    if !origin.recipe.continues(&saved) {
+        return Err(broken(
+            "the state was made by another recipe (only every and description may differ, and steps where the schedule \
+             does not depend on it)"
+                .into(),
+        ));
+    }
+    if entry("teacher")? != origin.teacher {
+        return Err(broken("the state was made with another teacher".into()));
     }
     let steps = entry("step")?.parse().map_err(|_| broken("the state's step is not a number".into()))?;
     let names: Vec<String> = learner.tensors().map(|(name, _)| name.to_owned()).collect();

@@ -4,13 +4,16 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use candle_core::{DType, Device, Result as CandleResult, Tensor};
+use candle_core::{DType, Device, Result as CandleResult, Tensor, Var};
 
 use super::batch::Rows;
+use super::objective::{FlowMatching, Lmd, Objective};
+use super::pairs::Pairs;
 use super::*;
 use crate::checkpoint::Checkpoint;
-use crate::flow::GaussianFlow;
+use crate::flow::map::jump_and_dt;
 use crate::flow::noise::Stream;
+use crate::flow::{Dual, FlowMap, GaussianFlow};
 
 const FLOW: GaussianFlow = GaussianFlow { noise: 1.0, mean: 0.4, data: 0.5 };
 
@@ -60,6 +63,33 @@ fn flow_matching_has_its_floor_at_the_exact_velocity() -> CandleResult<()> {
     let exact = loss(&FLOW)?;
     assert!((exact / floor - 1.0).abs() < 0.02, "{exact} {floor}");
     assert!(loss(&GaussianFlow { data: 0.6, ..FLOW })? > exact && loss(&GaussianFlow { mean: 0.3, ..FLOW })? > exact);
+    Ok(())
+}
+
+/// With the gradient stopped, only the derivative of the student's map is moved; without, the teacher's argument too.
+#[test]
+fn the_gradient_through_the_teacher_can_be_stopped() -> CandleResult<()> {
+    /// The exact map of the flow, scaled by a weight.
+    struct Scaled(Var);
+
+    impl FlowMap for Scaled {
+        fn velocity(&self, x: &Dual, s: &Dual, t: &Dual, labels: &Tensor) -> CandleResult<Dual> {
+            FLOW.velocity(x, s, t, labels)?.mul(&Dual::constant(self.0.as_tensor()))
+        }
+    }
+
+    let net = Scaled(Var::new(&[0.8f64], &Device::Cpu)?);
+    let pairs = Pairs::Triangle { diagonal: 0.0, from_noise: 0.0 };
+    let rows = gaussian_rows(pairs, 50)?;
+    let slope = |stop_gradient| {
+        let residual = Lmd { teacher: Box::new(FLOW), pairs, stop_gradient }.residual(&net, &rows)?;
+        let gradients = residual.sum_all()?.backward()?;
+        gradients.get(&net.0).unwrap().get(0)?.to_scalar::<f64>()
+    };
+    let rate = jump_and_dt(&net, &rows.interpolant()?, &rows.s, &rows.t, &rows.labels)?.1;
+    let of_rate = rate.sum_all()?.backward()?.get(&net.0).unwrap().get(0)?.to_scalar::<f64>()?;
+    assert!((slope(true)? - of_rate).abs() < 1e-9);
+    assert!((slope(false)? - of_rate).abs() > 1e-2);
     Ok(())
 }
 
@@ -123,9 +153,41 @@ fn a_run_is_not_begun_or_resumed_over_another() {
     assert!(again.contains("--resume"), "{again}");
     let other = train(dir.path(), "run", &text.replace("seed = 3", "seed = 4"), 1, true).unwrap_err().to_string();
     assert!(other.contains("another recipe"), "{other}");
+    let cosine = text.replace(r#"kind = "constant", warmup = 2"#, r#"kind = "cosine", warmup = 2, floor = 0.1"#);
+    train(dir.path(), "cosine", &cosine, 1, false).unwrap();
+    let longer = train(dir.path(), "cosine", &cosine.replace("steps = 2", "steps = 3"), 1, true).unwrap_err();
+    assert!(longer.to_string().contains("another recipe"), "{longer}");
     fs::write(dir.path().join("run/state.safetensors"), b"torn").unwrap();
     let torn = train(dir.path(), "run", &text, 1, true).unwrap_err().to_string();
     assert!(torn.contains("cannot be resumed"), "{torn}");
+}
+
+#[test]
+fn the_teacher_must_fit_and_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let matching = recipe(r#"{ kind = "flow_matching" }"#, 2);
+    train(dir.path(), "teacher", &matching, 1, false).unwrap();
+    let lmd = format!(
+        r#"{{ kind = "lmd", teacher = {:?}, diagonal = 0.25, from_noise = 0.5, stop_gradient = true }}"#,
+        dir.path().join("teacher/checkpoint")
+    );
+    let student = recipe(&lmd, 2);
+    let other = student.replace("width = 16", "width = 8").replace("seed = 3", "seed = 3\nnoise_scale = 0.5");
+    let error = train(dir.path(), "other", &other, 1, false).unwrap_err().to_string();
+    assert!(error.contains("network") && error.contains("noise scale"), "{error}");
+    train(dir.path(), "student", &student, 1, false).unwrap();
+    fs::remove_dir_all(dir.path().join("teacher")).unwrap();
+    train(dir.path(), "teacher", &matching.replace("seed = 3", "seed = 4"), 1, false).unwrap();
+    let error = train(dir.path(), "student", &student, 1, true).unwrap_err().to_string();
+    assert!(error.contains("another teacher"), "{error}");
+}
+
+#[test]
+fn what_cannot_be_saved_is_known_before_work_is_spent() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = recipe(r#"{ kind = "flow_matching" }"#, 1_000_000).replace("a test", "");
+    let error = train(dir.path(), "mute", &text, 1, false).unwrap_err().to_string();
+    assert!(error.contains("description"), "{error}");
 }
 
 #[test]

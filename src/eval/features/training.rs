@@ -17,13 +17,11 @@ use super::{Classifier, PIXELS};
 use crate::checkpoint::{Precision, atomic, store, tensors};
 use crate::data::{DataSource, Images, Source, Split};
 use crate::error::Result;
-use crate::flow::noise::Stream;
+use crate::flow::noise::{self, Stream};
 use crate::model::{Initialiser, Workers};
 
 /// Seed of the initial weights and of the order of the data.
 const SEED: u64 = 20;
-/// Stream of the noise generator that training images are drawn from.
-const STREAM: u32 = 4;
 /// Images of one step.
 const BATCH: usize = 128;
 /// Passes over the training split.
@@ -93,7 +91,7 @@ fn fit(train: &Images) -> Result<BTreeMap<String, Tensor>> {
 
 /// Images `(B, 784)` and labels `(B,)` of one step.
 fn batch(train: &Images, step: u32) -> Result<(Tensor, Tensor)> {
-    let mut stream = Stream::new(SEED, step, STREAM);
+    let mut stream = Stream::new(SEED, step, noise::stream::CLASSIFIER);
     let mut images = vec![0.0; BATCH * PIXELS];
     let labels: Vec<u32> =
         images.chunks_exact_mut(PIXELS).map(|image| train.draw(&mut || stream.uniform(), image)).collect();

@@ -48,6 +48,9 @@ impl Kernel<2> for LayerNormTangent {
     const NAME: &'static str = "layer-norm-tangent";
 
     fn forward(&self, [x, dx]: [View<'_>; 2]) -> Result<(Vec<f32>, Shape)> {
+        if x.dims != dx.dims {
+            bail!("layer norm: a tangent of shape {:?} at {:?}", dx.dims, x.dims);
+        }
         let width = width(x)?;
         let mut y = vec![0.0; width];
         let dy = rows(

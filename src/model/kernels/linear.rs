@@ -2,7 +2,7 @@
 
 use super::gemm::{self, Mat, MatMut};
 use super::op::{Kernel, View};
-use super::simd::vectorized;
+use super::simd::{dot, vectorized};
 use candle_core::{Result, Shape, bail};
 
 /// `x W + b` of `x (…, K)`, `W (K, N)`, `b (N)`.
@@ -52,6 +52,14 @@ fn output_shape(x: View<'_>, w: View<'_>) -> Result<Shape> {
 fn rows_times(x: View<'_>, w: View<'_>, bias: Option<&[f32]>) -> Vec<f32> {
     let (k, n) = (w.dims[0], w.dims[1]);
     let rows = x.data.len() / k;
+    if n == 1 {
+        // gemm's paths for a column add in different orders for different numbers of rows.
+        let b = bias.map_or(0.0, |b| b[0]);
+        return vectorized(
+            #[inline(always)]
+            || x.data.chunks_exact(k).map(|row| b + dot(row, w.data)).collect(),
+        );
+    }
     let doubled = if rows == 1 { x.data.repeat(2) } else { Vec::new() };
     let (x, padded) = if rows == 1 { (&doubled[..], 2) } else { (x.data, rows) };
     let (x, w) = (Mat::new(x, padded, k, k), Mat::new(w.data, k, n, n));

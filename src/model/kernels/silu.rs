@@ -2,7 +2,7 @@
 
 use super::op::{Kernel, View};
 use super::simd::{map, sigmoid};
-use candle_core::{Result, Shape};
+use candle_core::{Result, Shape, bail};
 
 /// `x σ(x)`.
 pub(super) struct Silu;
@@ -31,6 +31,9 @@ impl Kernel<2> for SiluTangent {
     const NAME: &'static str = "silu-tangent";
 
     fn forward(&self, [x, dx]: [View<'_>; 2]) -> Result<(Vec<f32>, Shape)> {
+        if x.dims != dx.dims {
+            bail!("silu: a tangent of shape {:?} at {:?}", dx.dims, x.dims);
+        }
         Ok((times_slope(x.data, dx.data), x.dims.into()))
     }
 

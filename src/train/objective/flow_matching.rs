@@ -10,7 +10,7 @@ use crate::train::pairs::Pairs;
 /// `L = E |v_{t,t}(I_t) - İ_t|²`, `İ_t = x₁ - x₀`; its minimiser is `b_t(x) = E[İ_t | I_t = x]`.
 ///
 /// The loss of the minimiser is not zero but `E Var(İ_t | I_t)`.
-pub struct FlowMatching;
+pub(crate) struct FlowMatching;
 
 impl Objective for FlowMatching {
     fn name(&self) -> &'static str {

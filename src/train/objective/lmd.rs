@@ -10,7 +10,7 @@ use crate::train::batch::Rows;
 use crate::train::pairs::Pairs;
 
 /// `L = E |∂_t X_{s,t}(I_s) - b_t(X_{s,t}(I_s))|²` with a trained velocity field `b`; zero at its flow map.
-pub struct Lmd {
+pub(crate) struct Lmd {
     /// The velocity field `b_t = v_{t,t}`.
     pub teacher: Box<dyn FlowMap>,
     /// The distribution of times.
