@@ -1,8 +1,9 @@
 //! Training: objectives, optimisers, the loop and its state on disk.
 //!
-//! A run is a pure function of its recipe: every row of every step draws its data, noise, class and times from a
-//! counter-based generator keyed by `(seed, step, row)`, and gradients of micro-batches are summed in a fixed order.
-//! So a run that was stopped and resumed, on any number of threads, makes the same weights.
+//! A run is a pure function of its recipe, its data and its teacher: every row of every step draws its data, noise,
+//! class and times from a counter-based generator keyed by `(seed, step, row)`, and gradients of micro-batches are
+//! summed in a fixed order. So a run that was stopped and resumed, on any number of threads of one kind of processor,
+//! makes the same weights.
 
 mod batch;
 mod learner;

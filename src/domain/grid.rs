@@ -17,7 +17,7 @@ impl TimeGrid {
         Self::uniform_from(0.0, steps)
     }
 
-    /// `steps` equal steps from `start` to 1; `start` is clamped to `[0, 1)`. Zero steps count as one.
+    /// `steps` equal steps from `start` to 1; a `start` outside `[0, 1)` counts as 0. Zero steps count as one.
     pub fn uniform_from(start: f64, steps: u32) -> Self {
         let steps = steps.max(1);
         let start = if (0.0..1.0).contains(&start) { start } else { 0.0 };
