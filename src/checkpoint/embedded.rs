@@ -14,4 +14,17 @@ pub struct Embedded {
 }
 
 /// Every embedded model.
-pub const MODELS: &[Embedded] = &[];
+pub const MODELS: &[Embedded] = &[
+    Embedded {
+        name: "checkerboard",
+        version: 1,
+        config: include_bytes!("../../models/checkerboard/1/config.json"),
+        weights: include_bytes!("../../models/checkerboard/1/model.safetensors"),
+    },
+    Embedded {
+        name: "fashion-mnist",
+        version: 1,
+        config: include_bytes!("../../models/fashion-mnist/1/config.json"),
+        weights: include_bytes!("../../models/fashion-mnist/1/model.safetensors"),
+    },
+];

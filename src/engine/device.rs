@@ -11,12 +11,12 @@
 use std::collections::HashMap;
 
 use candle_core::{Device, Tensor};
-use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::{Batch, Engine, Outcome, RowId, RowStep, Start};
 use crate::domain::{Guidance, ModelInfo, Rule};
 use crate::error::{Error, Result};
 use crate::flow::{Dual, FlowMap, guidance, noise};
+use crate::model::Workers;
 
 /// Images in a micro-batch on a CPU.
 const MICRO_BATCH_IMAGES: usize = 4;
@@ -37,8 +37,8 @@ pub struct Loaded {
 pub struct DeviceEngine {
     models: Vec<Loaded>,
     device: Device,
-    /// One-thread pools: a task inside one cannot be spread any further. Empty unless the device is a CPU.
-    pools: Vec<ThreadPool>,
+    /// Only where the device is a CPU.
+    workers: Option<Workers>,
     states: HashMap<RowId, State>,
 }
 
@@ -47,7 +47,7 @@ impl DeviceEngine {
     /// spread over `threads` threads that the engine owns; another device gets them in one piece.
     ///
     /// # Errors
-    /// [`Error::Config`] where the threads cannot be started, or a model takes its guidance as an input, for which
+    /// [`Error::Compute`] where the threads cannot be started, [`Error::Config`] where a model takes its guidance as an input, for which
     /// [`FlowMap`] has no argument.
     pub fn new(models: Vec<Loaded>, device: Device, threads: usize) -> Result<Self> {
         let takes_input = |loaded: &&Loaded| matches!(loaded.info.guidance, Guidance::Input { .. });
@@ -57,24 +57,18 @@ impl DeviceEngine {
         if !problems.is_empty() {
             return Err(Error::Config(problems));
         }
-        let count = if device.is_cpu() { threads.max(1) } else { 0 };
-        let pools = (0..count).map(one_thread).collect::<Result<_>>()?;
-        Ok(Self { models, device, pools, states: HashMap::new() })
+        let workers = device.is_cpu().then(|| Workers::new(threads)).transpose()?;
+        Ok(Self { models, device, workers, states: HashMap::new() })
     }
-}
-
-fn one_thread(number: usize) -> Result<ThreadPool> {
-    let builder = ThreadPoolBuilder::new().num_threads(1).thread_name(move |_| format!("forward-{number}"));
-    builder.build().map_err(|error| Error::Config(vec![format!("cannot start compute thread {number}: {error}")]))
 }
 
 impl Engine for DeviceEngine {
     fn step(&mut self, batch: &Batch) -> Result<Vec<Outcome>> {
-        let Self { models, device, pools, states } = self;
+        let Self { models, device, workers, states } = self;
         let model = models.get(batch.model.0).ok_or_else(|| Error::Compute("the engine has no such model".into()))?;
         let row = |step| Row { step, state: State::take(step, &model.info, states) };
         let mut rows: Vec<Row<'_>> = batch.rows.iter().map(row).collect();
-        evaluate(model, device, pools, &mut rows).map_err(|error| Error::Compute(error.to_string()))?;
+        evaluate(model, device, workers.as_ref(), &mut rows)?;
         Ok(rows.into_iter().map(|row| row.settle(states)).collect())
     }
 
@@ -129,11 +123,7 @@ fn scaled(value: f32, factor: f32) -> f32 {
 fn initial(start: &Start, info: &ModelInfo) -> Result<Vec<f32>, String> {
     let n = info.elements();
     match start {
-        Start::Noise { seed, index } => {
-            let mut x = noise::normal(*seed, *index, n);
-            x.iter_mut().for_each(|value| *value = scaled(*value, info.noise_scale));
-            Ok(x)
-        }
+        Start::Noise { seed, index } => Ok(noise::initial(*seed, *index, n, info.noise_scale)),
         Start::State { states, index } => {
             let from = n * *index as usize;
             states.get(from..from + n).map(<[f32]>::to_vec).ok_or_else(|| format!("there is no initial state {index}"))
@@ -180,28 +170,13 @@ impl Row<'_> {
     }
 }
 
-/// Moves all rows by one evaluation: in one piece, or spread over `pools`.
-fn evaluate(model: &Loaded, device: &Device, pools: &[ThreadPool], rows: &mut [Row<'_>]) -> candle_core::Result<()> {
-    if pools.is_empty() {
-        return forward(model, device, rows);
-    }
-    let micro_batch = MICRO_BATCH_IMAGES.max(MICRO_BATCH_ELEMENTS / model.info.elements().max(1));
-    let share = rows.len().div_ceil(pools.len()).max(1);
-    let mut parts: Vec<_> = rows.chunks_mut(share).map(|rows| (rows, Ok(()))).collect();
-    scatter(pools, &mut parts, &|(rows, result)| {
-        *result = rows.chunks_mut(micro_batch).try_for_each(|rows| forward(model, device, rows));
-    });
-    parts.into_iter().try_for_each(|(_, result)| result)
-}
-
-/// Runs `task` on every part, part `i` on pool `i`, and waits for all of them.
-fn scatter<T: Send>(pools: &[ThreadPool], parts: &mut [T], task: &(impl Fn(&mut T) + Sync)) {
-    if let (Some((pool, pools)), Some((part, parts))) = (pools.split_first(), parts.split_first_mut()) {
-        pool.in_place_scope(|scope| {
-            scope.spawn(move |_| task(part));
-            scatter(pools, parts, task);
-        });
-    }
+/// Moves all rows by one evaluation: in one piece, or spread over `workers`.
+fn evaluate(model: &Loaded, device: &Device, workers: Option<&Workers>, rows: &mut [Row<'_>]) -> Result<()> {
+    let Some(workers) = workers else { return Ok(forward(model, device, rows)?) };
+    let most = MICRO_BATCH_IMAGES.max(MICRO_BATCH_ELEMENTS / model.info.elements().max(1));
+    let micro_batch = rows.len().div_ceil(workers.count()).clamp(1, most);
+    workers.map(rows.chunks_mut(micro_batch), |rows| Ok(forward(model, device, rows)?))?;
+    Ok(())
 }
 
 /// Moves `rows` by one evaluation in one call of the network.

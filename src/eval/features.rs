@@ -90,10 +90,9 @@ impl Classifier {
     /// # Errors
     /// [`Error::Compute`](crate::error::Error::Compute) where the arithmetic fails.
     pub fn features(&self, pixels: &[u8], workers: &Workers) -> Result<Features> {
-        let chunks: Vec<&[u8]> = pixels.chunks(AT_ONCE * PIXELS).collect();
-        let parts = workers.map(chunks.len(), |chunk| {
-            let images: Vec<f32> = chunks[chunk].iter().map(|&p| f32::from(p) / 127.5 - 1.0).collect();
-            let images = Tensor::from_vec(images, (chunks[chunk].len() / PIXELS, PIXELS), &Device::Cpu)?;
+        let parts = workers.map(pixels.chunks(AT_ONCE * PIXELS), |chunk| {
+            let images: Vec<f32> = chunk.iter().map(|&p| f32::from(p) / 127.5 - 1.0).collect();
+            let images = Tensor::from_vec(images, (chunk.len() / PIXELS, PIXELS), &Device::Cpu)?;
             let (features, logits) = self.forward(&images)?;
             Ok((features.flatten_all()?.to_vec1::<f32>()?, logits.argmax(D::Minus1)?.to_vec1::<u32>()?))
         })?;

@@ -6,8 +6,7 @@ use indicatif::ProgressBar;
 use crate::domain::{Sampler, TimeGrid};
 use crate::error::{Error, Result};
 use crate::flow::FlowMap;
-use crate::flow::noise::normal;
-use crate::flow::sampler::sample;
+use crate::flow::sampler::{initial, sample};
 use crate::model::Workers;
 
 /// Rows of one forward: large enough to fill the matrix products, small enough for a core's cache.
@@ -65,14 +64,11 @@ impl Beginnings {
 
     /// Noise `(rows, shape…)` and labels `(rows,)` of samples `from .. from + rows`.
     fn rows(&self, from: usize, rows: usize) -> Result<(Tensor, Tensor)> {
-        let mut noise = Vec::with_capacity(rows * self.elements());
-        for index in from..from + rows {
-            let index = u32::try_from(index).map_err(|_| Error::Compute("more than 2³² samples".into()))?;
-            noise.extend(normal(self.seed, index, self.elements()).iter().map(|v| v * self.noise_scale));
-        }
+        let index = |row| u32::try_from(row).map_err(|_| Error::Compute("more than 2³² samples".into()));
+        let indices = index(from)?..index(from + rows)?;
+        let noise = initial(self.seed, indices, &self.shape, self.noise_scale, &Device::Cpu)?;
         let labels: Vec<u32> = (from..from + rows).map(|index| self.label(index)).collect();
-        let dims: Vec<usize> = std::iter::once(rows).chain(self.shape.iter().copied()).collect();
-        Ok((Tensor::from_vec(noise, dims, &Device::Cpu)?, Tensor::from_vec(labels, rows, &Device::Cpu)?))
+        Ok((noise, Tensor::from_vec(labels, rows, &Device::Cpu)?))
     }
 
     fn rows_at_once(&self) -> usize {
@@ -98,7 +94,7 @@ impl Generator<'_> {
     pub fn samples(&self, net: &dyn FlowMap, walk: Walk, count: usize) -> Result<Vec<f32>> {
         let at_once = self.beginnings.rows_at_once();
         let grid = TimeGrid::uniform(walk.steps);
-        let chunks = self.workers.map(count.div_ceil(at_once), |chunk| {
+        let chunks = self.workers.map(0..count.div_ceil(at_once), |chunk| {
             let from = chunk * at_once;
             let rows = at_once.min(count - from);
             let (noise, labels) = self.beginnings.rows(from, rows)?;
@@ -119,6 +115,7 @@ mod tests {
     use super::*;
     use crate::eval::paired::root_mean_square;
     use crate::flow::GaussianFlow;
+    use crate::flow::noise::normal;
 
     const FLOW: GaussianFlow = GaussianFlow { noise: 1.5, mean: 0.4, data: 0.3 };
     const COUNT: usize = 1100;

@@ -21,7 +21,7 @@ impl Sliced {
     /// # Errors
     /// None of its own.
     pub fn new(points: &[f32], directions: usize, workers: &Workers) -> Result<Self> {
-        let sorted = workers.map(directions, |k| Ok(projection(points, angle(k, directions))))?;
+        let sorted = workers.map(0..directions, |k| Ok(projection(points, angle(k, directions))))?;
         Ok(Self { sorted })
     }
 
@@ -31,7 +31,7 @@ impl Sliced {
     /// [`Error::Compute`] where the numbers of points differ.
     pub fn distance(&self, points: &[f32], workers: &Workers) -> Result<f64> {
         let directions = self.sorted.len();
-        let squares = workers.map(directions, |k| {
+        let squares = workers.map(0..directions, |k| {
             let (own, other) = (&self.sorted[k], projection(points, angle(k, directions)));
             if own.len() != other.len() {
                 let problem = format!("{} points cannot be paired with {}", other.len(), own.len());

@@ -36,6 +36,14 @@ pub fn normal(seed: u64, index: u32, n: usize) -> Vec<f32> {
     out
 }
 
+/// Where image `index` under `seed` begins: [`normal`] noise with standard deviation `scale`.
+pub fn initial(seed: u64, index: u32, n: usize, scale: f32) -> Vec<f32> {
+    let mut state = normal(seed, index, n);
+    // Tensors are scaled by `scale * x + 0`, which turns -0 into 0; so it is here, to the bit.
+    state.iter_mut().for_each(|value| *value = *value * scale + 0.0);
+    state
+}
+
 /// An endless sequence of random numbers, a pure function of `(seed, index, stream)`.
 #[derive(Debug, Clone)]
 pub struct Stream {

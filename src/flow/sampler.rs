@@ -1,8 +1,10 @@
 //! Samplers: a sample is a pure function of (network, initial state, labels, time grid).
 
-use candle_core::{DType, Result, Tensor};
+use std::ops::Range;
 
-use super::{Dual, FlowMap};
+use candle_core::{Device, Result, Tensor};
+
+use super::{Dual, FlowMap, noise};
 use crate::domain::{Evaluation, Rule, Sampler, TimeGrid};
 
 /// Walks `grid` from the states `x` `(B, …)` with labels `(B,)`; returns the states at its last time.
@@ -43,17 +45,17 @@ fn average_velocity(net: &dyn FlowMap, x: &Tensor, times: (f64, f64), labels: &T
     Ok(net.velocity(&Dual::constant(x), &column(times.0)?, &column(times.1)?, labels)?.primal.detach())
 }
 
-/// The initial states of images `0 .. rows` under `seed`, `(rows, shape…)` in f32, with standard deviation `scale`.
-pub fn initial(seed: u64, rows: u32, shape: &[usize], scale: f64, device: &candle_core::Device) -> Result<Tensor> {
+/// The initial states of images `rows` under `seed`, `(rows, shape…)` in f32, with standard deviation `scale`.
+pub fn initial(seed: u64, rows: Range<u32>, shape: &[usize], scale: f32, device: &Device) -> Result<Tensor> {
     let elements: usize = shape.iter().product();
-    let numbers: Vec<f32> = (0..rows).flat_map(|index| super::noise::normal(seed, index, elements)).collect();
-    let dims: Vec<usize> = std::iter::once(rows as usize).chain(shape.iter().copied()).collect();
-    Tensor::from_vec(numbers, dims, device)?.to_dtype(DType::F32)? * scale
+    let dims: Vec<usize> = std::iter::once(rows.len()).chain(shape.iter().copied()).collect();
+    let numbers: Vec<f32> = rows.flat_map(|index| noise::initial(seed, index, elements, scale)).collect();
+    Tensor::from_vec(numbers, dims, device)
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
+    use candle_core::DType;
 
     use super::*;
     use crate::flow::GaussianFlow;

@@ -102,7 +102,7 @@ impl Learner {
         factor: f64,
     ) -> Result<Measured> {
         let step = self.optimiser.steps;
-        let parts = workers.map(draw.batch / self.micro_batch, |index| {
+        let parts = workers.map(0..draw.batch / self.micro_batch, |index| {
             let from = index * self.micro_batch;
             let rows = draw.rows(step, from..from + self.micro_batch, &Device::Cpu)?;
             self.gradient(objective, &rows, draw.batch)

@@ -30,7 +30,7 @@ pub(super) fn picture(net: &dyn FlowMap, sampler: Sampler, source: &dyn Source, 
     let classes = source.classes().len();
     let noise = |count: usize| {
         let rows = u32::try_from(count).unwrap_or(u32::MAX);
-        initial(SEED, rows, source.shape(), f64::from(recipe.noise_scale), &Device::Cpu)
+        initial(SEED, 0..rows, source.shape(), recipe.noise_scale, &Device::Cpu)
     };
     let draw = |noise: &Tensor, steps: u32| -> Result<Vec<f32>> {
         let mut samples = Vec::with_capacity(noise.elem_count());

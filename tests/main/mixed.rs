@@ -57,7 +57,7 @@ fn alone(net: &dyn FlowMap, shape: &[usize], classes: u32, seed: u64) -> Vec<Vec
     let labels: Vec<u32> = labels.into_iter().map(|label| u32::try_from(label).unwrap_or(classes)).collect();
     let labels = Tensor::new(labels, &Device::Cpu).unwrap();
     let net = Guided { net, null_label: classes, scale: guidance.into() };
-    let noise = initial(seed, IMAGES, shape, 1.0, &Device::Cpu).unwrap();
+    let noise = initial(seed, 0..IMAGES, shape, 1.0, &Device::Cpu).unwrap();
     let end = sample(&net, Sampler::FlowMap, &TimeGrid::uniform(steps), &noise, &labels).unwrap();
     end.flatten_from(1).unwrap().to_vec2().unwrap()
 }

@@ -56,7 +56,7 @@ impl Repository {
     /// The samples of a request without guidance, by the library: one vector an image.
     pub(crate) fn samples(&self, seed: u64, steps: u32, labels: &[u32]) -> Vec<Vec<f32>> {
         let net = model::load(&Checkpoint::read(&self.checkpoint()).unwrap(), &Device::Cpu).unwrap();
-        let x = initial(seed, labels.len() as u32, &SHAPE, 1.0, &Device::Cpu).unwrap();
+        let x = initial(seed, 0..labels.len() as u32, &SHAPE, 1.0, &Device::Cpu).unwrap();
         let labels = Tensor::new(labels, &Device::Cpu).unwrap();
         let end = sample(&*net, Sampler::FlowMap, &TimeGrid::uniform(steps), &x, &labels).unwrap();
         end.flatten_from(1).unwrap().to_vec2().unwrap()

@@ -77,7 +77,7 @@ impl Backend for Local {
         let net: &dyn FlowMap = if matches!(info.guidance, Guidance::TwoCall { .. }) { &guided } else { &*self.net };
         let rows =
             u32::try_from(order.labels.len()).map_err(|_| Error::Config(vec!["--count: is too large".into()]))?;
-        let noise = initial(order.seed, rows, &info.shape, f64::from(info.noise_scale), &Device::Cpu)?;
+        let noise = initial(order.seed, 0..rows, &info.shape, info.noise_scale, &Device::Cpu)?;
         let batch = (BATCH_ELEMENTS / info.elements().max(1)).max(1);
         let mut images = Vec::with_capacity(order.labels.len());
         for labels in order.labels.chunks(batch) {

@@ -80,7 +80,7 @@ impl Wish {
 
     /// The image as the sampler makes it, alone.
     fn sampled(&self, net: &dyn FlowMap) -> Vec<f32> {
-        let states = sampler::initial(self.seed, self.index + 1, &[3], f64::from(0.8f32), &Cpu).unwrap();
+        let states = sampler::initial(self.seed, 0..self.index + 1, &[3], 0.8, &Cpu).unwrap();
         let x = states.narrow(0, self.index as usize, 1).unwrap().contiguous().unwrap();
         let labels = Tensor::new(&[self.label.unwrap_or(3)], &Cpu).unwrap();
         let guided = Guided { net, null_label: 3, scale: f64::from(self.guidance) };

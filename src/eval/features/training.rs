@@ -50,7 +50,7 @@ pub fn make(dir: &Path) -> Result<Made> {
     let data = DataSource::fashion_mnist();
     let train = data.open_images(Split::Train)?.with_flip(true);
     let workers = Workers::new(1)?;
-    let weights = workers.map(1, |_| fit(&train))?.swap_remove(0);
+    let weights = workers.map(0..1, |_| fit(&train))?.swap_remove(0);
     let path = dir.join(store::WEIGHTS_FILE);
     let bytes = tensors::serialize(&weights, Precision::F16, &path)?;
     atomic::write_file(&path, &bytes)?;
