@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-pub use models::{EngineMaker, Parts};
+pub use models::{EMBEDDED_DEFAULT, EngineMaker, Parts};
 use worker::Worker;
 
 use crate::api::{self, Readiness, Service};
@@ -115,7 +115,7 @@ impl App {
             () = stops.next() => (),
             failure = running.fails(&mut tasks) => {
                 running.refuse().await;
-                running.abort();
+                shutdown::cut_off(&running).await;
                 return Err(failure);
             }
         }
@@ -172,12 +172,12 @@ impl Stoppable for Running {
 
     fn stop_accepting(&self) {
         self.closing.send_replace(true);
-        self.worker.drain();
     }
 
     async fn finished(&self) {
-        self.worker.stopped().await;
         self.service.idle().await;
+        self.worker.drain();
+        self.worker.stopped().await;
         let mut done = self.done.clone();
         let _ = timeout(LINGER, async { while done.changed().await.is_ok() {} }).await;
     }

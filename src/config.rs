@@ -55,7 +55,7 @@ pub struct Models {
     pub repository: Option<PathBuf>,
     /// These; the latest version of every model if empty.
     pub load: Vec<ModelRef>,
-    /// The one that answers requests without a name; the first that is loaded if it names none.
+    /// The one that answers requests without a name; the composition root chooses if it names none.
     pub default: ModelRef,
 }
 

@@ -1,6 +1,7 @@
 //! The generation service: takes calls apart, refuses or starts them, and counts each exactly once.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -37,17 +38,20 @@ pub(super) struct Shared {
     pub(super) settings: Settings,
     /// One permit per generation request that is open.
     requests: Arc<Semaphore>,
+    /// Whether requests are refused because the server is about to end.
+    stopping: AtomicBool,
 }
 
 impl Service {
     /// A service that answers for the models of `catalogue`, which must be those of the scheduler, by the same keys.
     pub fn new(catalogue: Catalogue, scheduler: Handle, settings: Settings) -> Self {
         let requests = Arc::new(Semaphore::new(settings.max_requests.min(Semaphore::MAX_PERMITS)));
-        Self { shared: Arc::new(Shared { catalogue, scheduler, settings, requests }) }
+        Self { shared: Arc::new(Shared { catalogue, scheduler, settings, requests, stopping: AtomicBool::new(false) }) }
     }
 
     /// Waits until no generation request is open. Requests that come while it waits are refused.
     pub async fn idle(&self) {
+        self.shared.stopping.store(true, Ordering::Release);
         let all = u32::try_from(self.shared.settings.max_requests).unwrap_or(u32::MAX);
         // Fails on a closed semaphore only, and this one is never closed.
         let _ = self.shared.requests.acquire_many(all).await;
@@ -59,11 +63,15 @@ impl Service {
     }
 
     fn start(&self, request: &v1::GenerateRequest, arrival: &Arrival) -> Result<Generation> {
-        let Shared { catalogue, settings, requests, .. } = &*self.shared;
+        let Shared { catalogue, settings, requests, stopping, .. } = &*self.shared;
         let parsed = validate::parse(request, catalogue, &settings.limits, arrival)?;
         let permit = Arc::clone(requests).try_acquire_owned().map_err(|_| {
-            metrics::REJECTIONS.counter(["requests"]).increment(1);
-            Error::Overloaded { retry_after: REQUESTS_RETRY }
+            let (reason, error) = match stopping.load(Ordering::Acquire) {
+                true => ("unavailable", Error::Unavailable("the server is shutting down".into())),
+                false => ("requests", Error::Overloaded { retry_after: REQUESTS_RETRY }),
+            };
+            metrics::REJECTIONS.counter([reason]).increment(1);
+            error
         })?;
         Ok(Generation { shared: Arc::clone(&self.shared), job: parsed.job, encoding: parsed.encoding, permit })
     }

@@ -7,10 +7,13 @@ use candle_core::Device as Candle;
 use crate::api::Catalogue;
 use crate::checkpoint::{Checkpoint, Repository};
 use crate::config::{Config, Device, Models};
-use crate::domain::{ModelId, ModelInfo};
+use crate::domain::{ModelId, ModelInfo, ModelRef};
 use crate::engine::{DeviceEngine, Engine, Loaded};
 use crate::error::{Error, Result};
 use crate::model;
+
+/// The embedded model that is used where nobody names one.
+pub const EMBEDDED_DEFAULT: &str = "fashion-mnist";
 
 /// Makes the engine on the thread that will own it: a device is touched by no other.
 pub type EngineMaker = Box<dyn FnOnce() -> Result<Box<dyn Engine>> + Send>;
@@ -37,7 +40,7 @@ impl Parts {
         let checkpoints = ids.iter().map(|id| repository.load(id)).collect::<Result<Vec<_>>>()?;
         let info = |(id, checkpoint): (ModelId, &Checkpoint)| checkpoint.manifest.info(id);
         let infos: Arc<[ModelInfo]> = ids.into_iter().zip(&checkpoints).map(info).collect();
-        let catalogue = Catalogue::new(Arc::clone(&infos), &config.models.default).map_err(|error| {
+        let catalogue = Catalogue::new(Arc::clone(&infos), &default(&config.models, &infos)).map_err(|error| {
             Error::Config(vec![format!("models.default: {error}; set it to one of these, or to \"\"")])
         })?;
         let (device, threads) = (config.engine.device, config.engine.threads.get());
@@ -50,6 +53,15 @@ impl Parts {
             Ok(Box::new(DeviceEngine::new(loaded, device, threads)?) as Box<dyn Engine>)
         };
         Ok(Self { catalogue, engine: Box::new(engine) })
+    }
+}
+
+/// The model for requests without a name; the catalogue chooses where this names none either.
+fn default(models: &Models, loaded: &[ModelInfo]) -> ModelRef {
+    let is_preferred = |model: &ModelInfo| models.repository.is_none() && model.id.name == EMBEDDED_DEFAULT;
+    match models.default == ModelRef::default() && loaded.iter().any(is_preferred) {
+        true => ModelRef { name: Some(EMBEDDED_DEFAULT.into()), version: None },
+        false => models.default.clone(),
     }
 }
 
@@ -83,5 +95,33 @@ fn open(device: Device) -> Result<Candle> {
         Device::Cpu => Ok(Candle::Cpu),
         Device::Cuda(ordinal) => Candle::new_cuda(ordinal)
             .map_err(|e| Error::Config(vec![format!("engine.device = \"cuda:{ordinal}\": cannot be opened: {e}")])),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Layers;
+
+    fn parts(pairs: &[(&str, &str)]) -> Result<Parts> {
+        let set = |&(key, value): &(&str, &str)| crate::config::Override {
+            key: key.into(),
+            value: value.into(),
+            flag: "--set".into(),
+        };
+        Parts::load(&Config::read(&Layers::load(None, [], pairs.iter().map(set))?)?)
+    }
+
+    fn default_name(pairs: &[(&str, &str)]) -> String {
+        let catalogue = parts(pairs).unwrap_or_else(|error| panic!("{error}")).catalogue;
+        catalogue.info(catalogue.default_model()).id.name.clone()
+    }
+
+    #[test]
+    fn of_the_embedded_models_the_one_with_pictures_is_the_default() {
+        assert_eq!(default_name(&[]), EMBEDDED_DEFAULT);
+        assert_eq!(default_name(&[("models.default", "checkerboard")]), "checkerboard");
+        assert_eq!(default_name(&[("models.load", "checkerboard")]), "checkerboard");
+        assert!(parts(&[("models.default", "other")]).is_err());
     }
 }
