@@ -14,6 +14,7 @@ mod models;
 mod observe;
 pub mod proto;
 mod readiness;
+mod responses;
 mod server;
 mod service;
 mod settings;

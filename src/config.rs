@@ -175,6 +175,18 @@ mod tests {
     }
 
     #[test]
+    fn only_whole_numbers_are_numbers() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("flowmap.toml");
+        std::fs::write(&file, "[scheduler]\nmax_rows = true\nmax_step_ms = 8.7\n").unwrap();
+        let variables = environment(&[("FLOWMAP__LIMITS__MAX_COUNT", "off"), ("FLOWMAP__LIMITS__MAX_STEPS", "8.7")]);
+        let problems = problems(Layers::load(Some(&file), variables, []));
+        assert_eq!(problems.len(), 4, "{problems:?}");
+        assert!(problems.iter().all(|problem| problem.contains("must be a whole number")), "{problems:?}");
+        assert!(problems.iter().any(|problem| problem.starts_with("scheduler.max_rows = true (file ")), "{problems:?}");
+    }
+
+    #[test]
     fn a_queue_too_small_for_a_request_is_a_problem() {
         let problems = problems(Layers::load(None, [], [flag("scheduler.max_queued_images", "10")]));
         assert!(problems[0].contains("limits.max_count"), "{problems:?}");

@@ -9,11 +9,12 @@ use tonic::{Code, Request, Response, Status};
 
 use super::arrival::Arrival;
 use super::catalogue::Catalogue;
-use super::generate::{Generation, Responses};
+use super::generate::Generation;
 use super::models;
 use super::observe::Observation;
 use super::proto::v1;
 use super::proto::v1::generation_service_server::GenerationService;
+use super::responses::Responses;
 use super::settings::Settings;
 use super::status::{code, code_name, status};
 use super::validate;
@@ -116,7 +117,45 @@ impl GenerationService for Service {
 
 /// Ends a call that was never started.
 fn refuse(observation: Observation, error: &Error, request_id: &str) -> Status {
-    tracing::info!(request_id, code = code_name(code(error)), %error, "request refused");
-    observation.end(code(error));
-    status(error, request_id)
+    let (code, status) = (code(error), status(error, request_id));
+    // What the client is told, which is bounded: the error itself is as long as the request is wrong.
+    tracing::info!(request_id, code = code_name(code), cause = status.message(), "request refused");
+    observation.end(code);
+    status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::validate::tests::{arrival, catalogue, limits};
+    use crate::scheduler;
+
+    fn service(max_requests: usize) -> Service {
+        let second = Duration::from_secs(1);
+        let bounds = scheduler::Limits { max_rows: 1, max_step: second, max_queued_images: 1, queue_slots: 1 };
+        let settings = Settings {
+            limits: limits(),
+            max_connections: 1,
+            max_requests,
+            max_streams_per_connection: 1,
+            chunk_bytes: 1024,
+            keepalive_interval: second,
+            keepalive_timeout: second,
+        };
+        Service::new(catalogue(), scheduler::channel(&bounds).0, settings)
+    }
+
+    #[tokio::test]
+    async fn a_request_that_comes_while_the_server_stops_is_sent_elsewhere() {
+        let service = service(1);
+        let start = || service.start(&v1::GenerateRequest::default(), &arrival());
+        let open = start().unwrap();
+        assert!(matches!(start(), Err(Error::Overloaded { .. })));
+        let mut idle = std::pin::pin!(service.idle());
+        let early = tokio::time::timeout(Duration::ZERO, idle.as_mut()).await;
+        assert!(early.is_err(), "a request is open");
+        assert!(matches!(start(), Err(Error::Unavailable(_))));
+        drop(open);
+        idle.await;
+    }
 }

@@ -38,9 +38,10 @@ impl Parts {
         };
         let ids = chosen(&repository, &config.models)?;
         let checkpoints = ids.iter().map(|id| repository.load(id)).collect::<Result<Vec<_>>>()?;
+        let default = default(&config.models, &ids);
         let info = |(id, checkpoint): (ModelId, &Checkpoint)| checkpoint.manifest.info(id);
         let infos: Arc<[ModelInfo]> = ids.into_iter().zip(&checkpoints).map(info).collect();
-        let catalogue = Catalogue::new(Arc::clone(&infos), &default(&config.models, &infos)).map_err(|error| {
+        let catalogue = Catalogue::new(Arc::clone(&infos), &default).map_err(|error| {
             Error::Config(vec![format!("models.default: {error}; set it to one of these, or to \"\"")])
         })?;
         let (device, threads) = (config.engine.device, config.engine.threads.get());
@@ -57,8 +58,8 @@ impl Parts {
 }
 
 /// The model for requests without a name; the catalogue chooses where this names none either.
-fn default(models: &Models, loaded: &[ModelInfo]) -> ModelRef {
-    let is_preferred = |model: &ModelInfo| models.repository.is_none() && model.id.name == EMBEDDED_DEFAULT;
+fn default(models: &Models, loaded: &[ModelId]) -> ModelRef {
+    let is_preferred = |id: &ModelId| models.repository.is_none() && id.name == EMBEDDED_DEFAULT;
     match models.default == ModelRef::default() && loaded.iter().any(is_preferred) {
         true => ModelRef { name: Some(EMBEDDED_DEFAULT.into()), version: None },
         false => models.default.clone(),
@@ -101,27 +102,19 @@ fn open(device: Device) -> Result<Candle> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Layers;
 
-    fn parts(pairs: &[(&str, &str)]) -> Result<Parts> {
-        let set = |&(key, value): &(&str, &str)| crate::config::Override {
-            key: key.into(),
-            value: value.into(),
-            flag: "--set".into(),
-        };
-        Parts::load(&Config::read(&Layers::load(None, [], pairs.iter().map(set))?)?)
-    }
-
-    fn default_name(pairs: &[(&str, &str)]) -> String {
-        let catalogue = parts(pairs).unwrap_or_else(|error| panic!("{error}")).catalogue;
-        catalogue.info(catalogue.default_model()).id.name.clone()
+    fn chosen_default(repository: Option<&str>, default: &str, loaded: &[&str]) -> Option<String> {
+        let models = Models { repository: repository.map(Into::into), load: vec![], default: default.parse().unwrap() };
+        let ids = loaded.iter().map(|name| ModelId { name: (*name).into(), version: 1 });
+        super::default(&models, &ids.collect::<Vec<_>>()).name
     }
 
     #[test]
-    fn of_the_embedded_models_the_one_with_pictures_is_the_default() {
-        assert_eq!(default_name(&[]), EMBEDDED_DEFAULT);
-        assert_eq!(default_name(&[("models.default", "checkerboard")]), "checkerboard");
-        assert_eq!(default_name(&[("models.load", "checkerboard")]), "checkerboard");
-        assert!(parts(&[("models.default", "other")]).is_err());
+    fn without_a_default_the_embedded_one_is_taken_where_it_is_served() {
+        let both = ["checkerboard", EMBEDDED_DEFAULT];
+        assert_eq!(chosen_default(None, "", &both).as_deref(), Some(EMBEDDED_DEFAULT));
+        assert_eq!(chosen_default(None, "checkerboard", &both).as_deref(), Some("checkerboard"));
+        assert_eq!(chosen_default(None, "", &["checkerboard"]), None);
+        assert_eq!(chosen_default(Some("models"), "", &both), None);
     }
 }

@@ -251,7 +251,7 @@ mod tests {
         let text = inspected.text();
         for line in [
             "board@3\nPoints on a board\n",
-            "architecture  mlp: depth 2, width 64\n",
+            "architecture  mlp: depth 2, frequencies 8, max frequency 20.0, width 64\n",
             "parameters    1 500\n",
             "tensors       1, 3 000 bytes as F16\n",
             "data          checkerboard, shape [2], values -1 to 1\n",

@@ -34,7 +34,7 @@ pub struct Job {
 pub struct Accepted {
     /// Network evaluations planned for each image (guidance not counted).
     pub evaluations: u32,
-    /// Images ahead of this job's first one.
+    /// Images of the same model ahead of this job's first one.
     pub queue_position: usize,
 }
 

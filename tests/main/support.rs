@@ -161,6 +161,12 @@ impl Server {
         Channel::from_shared(format!("http://{}", self.grpc)).unwrap().connect().await.unwrap()
     }
 
+    /// A new connection whose streams take 64 KiB ahead of their readers.
+    pub(crate) async fn narrow_channel(&self) -> Channel {
+        let endpoint = Channel::from_shared(format!("http://{}", self.grpc)).unwrap();
+        endpoint.initial_stream_window_size(65_535).connect().await.unwrap()
+    }
+
     /// A client on a new connection.
     pub(crate) async fn client(&self) -> Client {
         GenerationServiceClient::new(self.channel().await)
