@@ -4,6 +4,7 @@
 //! scheduler takes it from there. This is the only room that knows tonic.
 
 mod accept;
+mod admission;
 mod arrival;
 mod catalogue;
 pub mod client;

@@ -8,6 +8,7 @@ use tokio::net::TcpListener;
 use tonic::transport::Server;
 
 use super::accept::{Patience, accept};
+use super::admission::Admission;
 use super::proto::FILE_DESCRIPTOR_SET;
 use super::proto::v1::generation_service_server::GenerationServiceServer;
 use super::readiness::Readiness;
@@ -61,7 +62,8 @@ pub async fn serve_grpc(
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     let largest_message = settings.limits.max_request_bytes.saturating_add(MESSAGE_OVERHEAD_BYTES);
-    let generation = GenerationServiceServer::new(service).max_decoding_message_size(largest_message);
+    let inner = GenerationServiceServer::new(service.clone()).max_decoding_message_size(largest_message);
+    let generation = Admission { service, inner };
     transport(&settings)
         .add_service(generation)
         .add_service(readiness.health_service())

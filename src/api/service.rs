@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use axum::http::HeaderMap;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code, Request, Response, Status};
 
+use super::admission::{Admitted, Seat};
 use super::arrival::Arrival;
 use super::catalogue::Catalogue;
 use super::generate::Generation;
@@ -17,7 +19,7 @@ use super::proto::v1::generation_service_server::GenerationService;
 use super::responses::Responses;
 use super::settings::Settings;
 use super::status::{code, code_name, status};
-use super::validate;
+use super::validate::{self, Parsed};
 use crate::error::{Error, Result};
 use crate::scheduler::Handle;
 use crate::telemetry::metrics;
@@ -63,18 +65,29 @@ impl Service {
         &self.shared.settings
     }
 
-    fn start(&self, request: &v1::GenerateRequest, arrival: &Arrival) -> Result<Generation> {
-        let Shared { catalogue, settings, requests, stopping, .. } = &*self.shared;
-        let parsed = validate::parse(request, catalogue, &settings.limits, arrival)?;
-        let permit = Arc::clone(requests).try_acquire_owned().map_err(|_| {
+    /// Counts a generation request and gives it a place, by its headers.
+    pub(super) fn admit(&self, headers: &HeaderMap) -> Result<Admitted, Status> {
+        let observation = Observation::begin("Generate");
+        let arrival = match Arrival::now(headers) {
+            Ok(arrival) => arrival,
+            Err(error) => return Err(refuse(observation, &error, "")),
+        };
+        match self.place() {
+            Ok(permit) => Ok(Admitted { observation, arrival, permit }),
+            Err(error) => Err(refuse(observation, &error, &arrival.name())),
+        }
+    }
+
+    fn place(&self) -> Result<OwnedSemaphorePermit> {
+        let Shared { requests, stopping, .. } = &*self.shared;
+        Arc::clone(requests).try_acquire_owned().map_err(|_| {
             let (reason, error) = match stopping.load(Ordering::Acquire) {
                 true => ("unavailable", Error::Unavailable("the server is shutting down".into())),
                 false => ("requests", Error::Overloaded { retry_after: REQUESTS_RETRY }),
             };
             metrics::REJECTIONS.counter([reason]).increment(1);
             error
-        })?;
-        Ok(Generation { shared: Arc::clone(&self.shared), job: parsed.job, encoding: parsed.encoding, permit })
+        })
     }
 }
 
@@ -84,14 +97,18 @@ impl GenerationService for Service {
 
     /// Answers at once: all waiting happens inside the stream, where the request's own deadline bounds it.
     async fn generate(&self, request: Request<v1::GenerateRequest>) -> Result<Response<Responses>, Status> {
-        let observation = Observation::begin("Generate");
-        let arrival = match Arrival::now(request.metadata()) {
-            Ok(arrival) => arrival,
-            Err(error) => return Err(refuse(observation, &error, "")),
+        // The admission in front puts it there; a service without one admits its calls itself.
+        let admitted = match request.extensions().get::<Seat>().and_then(Seat::take) {
+            Some(admitted) => admitted,
+            None => self.admit(request.metadata().as_ref())?,
         };
-        let request = request.into_inner();
-        match self.start(&request, &arrival) {
-            Ok(generation) => Ok(Response::new(generation.spawn(observation))),
+        let Admitted { observation, arrival, permit } = admitted;
+        let (request, Shared { catalogue, settings, .. }) = (request.into_inner(), &*self.shared);
+        match validate::parse(&request, catalogue, &settings.limits, &arrival) {
+            Ok(Parsed { job, encoding }) => {
+                let generation = Generation { shared: Arc::clone(&self.shared), job, encoding, permit };
+                Ok(Response::new(generation.spawn(observation)))
+            }
             Err(error) => Err(refuse(observation, &error, &validate::request_name(&request, &arrival))),
         }
     }
@@ -127,7 +144,7 @@ fn refuse(observation: Observation, error: &Error, request_id: &str) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::validate::tests::{arrival, catalogue, limits};
+    use crate::api::validate::tests::{catalogue, limits};
     use crate::scheduler;
 
     fn service(max_requests: usize) -> Service {
@@ -148,13 +165,13 @@ mod tests {
     #[tokio::test]
     async fn a_request_that_comes_while_the_server_stops_is_sent_elsewhere() {
         let service = service(1);
-        let start = || service.start(&v1::GenerateRequest::default(), &arrival());
-        let open = start().unwrap();
-        assert!(matches!(start(), Err(Error::Overloaded { .. })));
+        let refused = || service.admit(&HeaderMap::new()).unwrap_err().code();
+        let open = service.admit(&HeaderMap::new()).unwrap();
+        assert_eq!(refused(), Code::ResourceExhausted);
         let mut idle = std::pin::pin!(service.idle());
         let early = tokio::time::timeout(Duration::ZERO, idle.as_mut()).await;
         assert!(early.is_err(), "a request is open");
-        assert!(matches!(start(), Err(Error::Unavailable(_))));
+        assert_eq!(refused(), Code::Unavailable);
         drop(open);
         idle.await;
     }

@@ -65,8 +65,10 @@ pub(super) fn code_name(code: Code) -> &'static str {
         Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
         Code::NotFound => "NOT_FOUND",
         Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        // tonic's own, for a message beyond its limit.
+        Code::OutOfRange => "OUT_OF_RANGE",
         Code::Unavailable => "UNAVAILABLE",
-        // The map above makes no other code.
+        // The map above makes no other code, and tonic says this of what does not decode.
         _ => "INTERNAL",
     }
 }

@@ -37,6 +37,7 @@ const CODE: Label = Label {
         "DEADLINE_EXCEEDED",
         "NOT_FOUND",
         "RESOURCE_EXHAUSTED",
+        "OUT_OF_RANGE",
         "INTERNAL",
         "UNAVAILABLE",
     ]),
@@ -61,7 +62,7 @@ pub static REQUESTS_IN_FLIGHT: Metric =
 pub static REJECTIONS: Metric = Metric::counter_of(
     "flowmap_rejections_total",
     Unit::Count,
-    "Valid requests that were not taken: too many requests, no room in the queue, or the server was stopping.",
+    "Requests that were not taken: too many requests, no room in the queue, or the server was stopping.",
     &[Label { name: "reason", values: Values::Fixed(&["requests", "queue", "unavailable"]) }],
 );
 /// Bytes of encoded images that were sent.

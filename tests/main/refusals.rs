@@ -51,6 +51,8 @@ async fn a_message_beyond_the_limit_is_not_read() {
     let mut client = server.client().await;
     let asked = v1::GenerateRequest { labels: vec![1; 1 << 20], ..request(1, 1) };
     assert_eq!(all(&mut client, asked).await.unwrap_err().code(), Code::OutOfRange);
+    let counted = "flowmap_requests_total{method=\"Generate\",code=\"OUT_OF_RANGE\"} 1";
+    until(async || server.get("/metrics").await.1.contains(counted)).await;
     assert!(all(&mut client, request(1, 1)).await.is_ok());
 }
 

@@ -58,7 +58,7 @@ pub(in crate::api) fn limits() -> Limits {
     }
 }
 
-pub(in crate::api) fn arrival() -> Arrival {
+fn arrival() -> Arrival {
     Arrival { at: Instant::now(), timeout: None, seed: 77, id: 0xabc }
 }
 
