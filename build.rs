@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::path::PathBuf;
 
+#[expect(clippy::disallowed_methods, reason = "cargo tells build scripts in no other way")]
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);

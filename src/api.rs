@@ -4,6 +4,7 @@
 //! scheduler takes it from there. This is the only room that knows tonic.
 
 mod accept;
+mod admission;
 mod arrival;
 mod catalogue;
 pub mod client;
@@ -14,6 +15,7 @@ mod models;
 mod observe;
 pub mod proto;
 mod readiness;
+mod responses;
 mod server;
 mod service;
 mod settings;

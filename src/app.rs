@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-pub use models::{EngineMaker, Parts};
+pub use models::{EMBEDDED_DEFAULT, EngineMaker, Parts};
 use worker::Worker;
 
 use crate::api::{self, Readiness, Service};
@@ -36,26 +36,23 @@ const LINGER: Duration = Duration::from_millis(500);
 /// A server that is bound and loaded, and not yet serving.
 #[derive(Debug)]
 pub struct App {
-    grpc: (TcpListener, SocketAddr),
-    http: (TcpListener, SocketAddr),
+    front: Front,
     worker: Worker,
     service: Service,
-    readiness: Arc<Readiness>,
-    metrics: PrometheusHandle,
     timing: Timing,
 }
 
 impl App {
-    /// Binds, loads and warms up what `config` asks for.
+    /// Binds, loads and warms up what `config` asks for. Probes are answered from the first moment on.
     ///
     /// # Errors
     /// [`Error::Config`] for what the operator must mend in the configuration, [`Error::File`] for a model.
     pub async fn build(config: &Config) -> Result<Self> {
-        let listeners = Listeners::bind(config).await?;
+        let front = Front::open(config).await?;
         let owned = config.clone();
         let parts = tokio::task::spawn_blocking(move || Parts::load(&owned)).await;
         let parts = parts.map_err(|e| Error::Compute(format!("loading failed: {e}")))??;
-        Self::put_together(config, listeners, parts).await
+        Self::put_together(config, front, parts).await
     }
 
     /// The same with models and an engine of the caller's making.
@@ -63,29 +60,28 @@ impl App {
     /// # Errors
     /// As [`App::build`].
     pub async fn assemble(config: &Config, parts: Parts) -> Result<Self> {
-        Self::put_together(config, Listeners::bind(config).await?, parts).await
+        Self::put_together(config, Front::open(config).await?, parts).await
     }
 
-    async fn put_together(config: &Config, Listeners { grpc, http }: Listeners, parts: Parts) -> Result<Self> {
-        let metrics = metrics::install()?;
+    async fn put_together(config: &Config, front: Front, parts: Parts) -> Result<Self> {
         let models = Arc::clone(parts.catalogue.models());
         metrics::register(&models);
         let worker = Worker::start(parts.engine, Arc::clone(&models), config.scheduler.clone()).await?;
         let service = Service::new(parts.catalogue, worker.handle.clone(), config.api.clone());
-        let readiness = Arc::new(Readiness::new(worker.handle.clone()));
+        front.readiness.loaded(worker.handle.clone());
         let names: Vec<String> = models.iter().map(|model| model.id.to_string()).collect();
-        tracing::info!(models = names.join(","), grpc = %grpc.1, http = %http.1, "ready to serve");
-        Ok(Self { grpc, http, worker, service, readiness, metrics, timing: config.shutdown })
+        tracing::info!(models = names.join(","), grpc = %front.grpc.1, http = %front.http, "ready to serve");
+        Ok(Self { front, worker, service, timing: config.shutdown })
     }
 
     /// Where gRPC is served.
     pub fn grpc_address(&self) -> SocketAddr {
-        self.grpc.1
+        self.front.grpc.1
     }
 
     /// Where metrics and probes are served.
     pub fn http_address(&self) -> SocketAddr {
-        self.http.1
+        self.front.http
     }
 
     /// Serves until `stops` asks to stop, then ends in order.
@@ -93,7 +89,8 @@ impl App {
     /// # Errors
     /// [`Error::Unavailable`] when the worker or a listener ended by itself.
     pub async fn serve(self, mut stops: Stops) -> Result<Ending> {
-        let Self { grpc, http, worker, service, readiness, metrics, timing } = self;
+        let Self { front, worker, service, timing } = self;
+        let Front { grpc, readiness, mut tasks, .. } = front;
         let (closing, closed) = watch::channel(false);
         let (open, done) = watch::channel(());
         let running = Running {
@@ -104,9 +101,6 @@ impl App {
             done,
         };
         readiness.serving().await;
-        let mut tasks = JoinSet::new();
-        tasks.spawn(api::serve_http(http.0, Arc::clone(&readiness), metrics.clone()));
-        tasks.spawn(upkeep(metrics));
         tasks.spawn(async move {
             let _open = open;
             api::serve_grpc(grpc.0, service, &readiness, raised(closed)).await
@@ -115,7 +109,7 @@ impl App {
             () = stops.next() => (),
             failure = running.fails(&mut tasks) => {
                 running.refuse().await;
-                running.abort();
+                shutdown::cut_off(&running).await;
                 return Err(failure);
             }
         }
@@ -127,18 +121,25 @@ impl App {
     }
 }
 
-/// Both ports, had before anything slow is begun.
-struct Listeners {
+/// What is there before anything slow is begun: both ports, and probes that are answered.
+#[derive(Debug)]
+struct Front {
     grpc: (TcpListener, SocketAddr),
-    http: (TcpListener, SocketAddr),
+    http: SocketAddr,
+    readiness: Arc<Readiness>,
+    /// Ends with this.
+    tasks: JoinSet<Result<()>>,
 }
 
-impl Listeners {
-    async fn bind(config: &Config) -> Result<Self> {
-        Ok(Self {
-            grpc: api::bind("server.grpc_address", config.listen.grpc).await?,
-            http: api::bind("server.http_address", config.listen.http).await?,
-        })
+impl Front {
+    async fn open(config: &Config) -> Result<Self> {
+        let grpc = api::bind("server.grpc_address", config.listen.grpc).await?;
+        let (listener, http) = api::bind("server.http_address", config.listen.http).await?;
+        let metrics = metrics::install()?;
+        let (readiness, mut tasks) = (Arc::new(Readiness::default()), JoinSet::new());
+        tasks.spawn(api::serve_http(listener, Arc::clone(&readiness), metrics.clone()));
+        tasks.spawn(upkeep(metrics));
+        Ok(Self { grpc, http, readiness, tasks })
     }
 }
 
@@ -172,12 +173,12 @@ impl Stoppable for Running {
 
     fn stop_accepting(&self) {
         self.closing.send_replace(true);
-        self.worker.drain();
     }
 
     async fn finished(&self) {
-        self.worker.stopped().await;
         self.service.idle().await;
+        self.worker.drain();
+        self.worker.stopped().await;
         let mut done = self.done.clone();
         let _ = timeout(LINGER, async { while done.changed().await.is_ok() {} }).await;
     }

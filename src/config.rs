@@ -55,7 +55,7 @@ pub struct Models {
     pub repository: Option<PathBuf>,
     /// These; the latest version of every model if empty.
     pub load: Vec<ModelRef>,
-    /// The one that answers requests without a name; the first that is loaded if it names none.
+    /// The one that answers requests without a name; the composition root chooses if it names none.
     pub default: ModelRef,
 }
 
@@ -172,6 +172,18 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} is not in:\n{text}");
         }
+    }
+
+    #[test]
+    fn only_whole_numbers_are_numbers() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("flowmap.toml");
+        std::fs::write(&file, "[scheduler]\nmax_rows = true\nmax_step_ms = 8.7\n").unwrap();
+        let variables = environment(&[("FLOWMAP__LIMITS__MAX_COUNT", "off"), ("FLOWMAP__LIMITS__MAX_STEPS", "8.7")]);
+        let problems = problems(Layers::load(Some(&file), variables, []));
+        assert_eq!(problems.len(), 4, "{problems:?}");
+        assert!(problems.iter().all(|problem| problem.contains("must be a whole number")), "{problems:?}");
+        assert!(problems.iter().any(|problem| problem.starts_with("scheduler.max_rows = true (file ")), "{problems:?}");
     }
 
     #[test]

@@ -33,9 +33,9 @@ pub enum Start {
         /// The image's index in the request.
         index: u32,
     },
-    /// Row `index` of the states that the client sent, one after the other.
+    /// Row `index` of the states that the client sent, one after the other; where it sent one, that one.
     State {
-        /// All states of the request.
+        /// All states of the request: one, or one per image.
         states: Arc<[f32]>,
         /// Which of them.
         index: u32,

@@ -33,8 +33,8 @@ pub enum Error {
     /// The caller went away.
     #[error("the request was cancelled")]
     Cancelled,
-    /// The caller must go to another server: this one is stopping or its device is lost.
-    #[error("the server is not taking requests: {0}")]
+    /// The caller must go to another server: this one is stopping, its device is lost, or it cannot be reached.
+    #[error("unavailable: {0}")]
     Unavailable(String),
     /// The operator must mend a file.
     #[error("{}: {problem}", path.display())]

@@ -13,7 +13,7 @@
 //! - only an engine's device thread touches a device;
 //! - queue and batcher are synchronous and take `now`;
 //! - every channel, queue and loop has a named bound;
-//! - no environment is read outside `config`;
+//! - no environment is read outside `config`, but for the one variable that `main` sets for candle;
 //! - one place maps errors to a status;
 //! - a sample is a pure function of (weights, noise, labels, time grid).
 

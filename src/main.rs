@@ -25,6 +25,7 @@ fn main() -> ExitCode {
 /// Here whole rows are spread over threads, each running the network by itself. candle's own pool for large
 /// element-wise operations would spin on the same cores meanwhile, so it stays off unless the operator asks for it.
 #[expect(unsafe_code, reason = "candle reads this setting from the environment and nowhere else")]
+#[expect(clippy::disallowed_methods, reason = "the one look at the environment outside `config`: a library's setting")]
 fn keep_candle_off_other_cores() {
     const SETTING: &str = "CANDLE_NUM_THREADS";
     if std::env::var_os(SETTING).is_none() {

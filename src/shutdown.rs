@@ -42,9 +42,9 @@ pub enum Ending {
 pub trait Stoppable {
     /// Tells load balancers to go elsewhere; requests are still served.
     fn refuse(&self) -> impl Future<Output = ()> + Send;
-    /// Takes no connection and no request from now on; returns at once.
+    /// Takes no connection from now on; returns at once.
     fn stop_accepting(&self);
-    /// Waits until every open request has ended.
+    /// Takes no request from now on, and waits until every open one has ended.
     fn finished(&self) -> impl Future<Output = ()> + Send;
     /// Fails every open request; returns at once.
     fn abort(&self);
@@ -64,12 +64,17 @@ pub async fn stop(service: &impl Stoppable, timing: Timing, hurry: impl Future<O
         finished = drain => if finished { Ending::Finished } else { Ending::CutOff },
     };
     if ending != Ending::Finished {
-        service.stop_accepting();
-        service.abort();
-        // Streams learn of the abort; what has not told its client by then is lost with the process.
-        let _ = timeout(FLUSH, service.finished()).await;
+        cut_off(service).await;
     }
     ending
+}
+
+/// Ends what is open, without waiting for it to finish.
+pub async fn cut_off(service: &impl Stoppable) {
+    service.stop_accepting();
+    service.abort();
+    // Streams learn of the abort; what has not told its client by then is lost with the process.
+    let _ = timeout(FLUSH, service.finished()).await;
 }
 
 /// Requests to stop, in the order in which they come: the first begins the sequence, the second ends it.
@@ -185,6 +190,13 @@ mod tests {
     async fn open_requests_finish() {
         let calls = [("refuse", 0), ("stop accepting", 100), ("finished", 400)];
         check(300, 9000, Ending::Finished, &calls).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_cut_off_may_tell_its_clients() {
+        let fake = Fake::new(300);
+        cut_off(&fake).await;
+        assert_eq!(fake.calls().as_slice(), [("stop accepting", 0), ("abort", 0), ("finished", 0)]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,13 +4,17 @@
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
-use tonic::metadata::MetadataMap;
+use axum::http::HeaderMap;
 
+use super::settings::Settings;
 use crate::error::{Error, Result};
 
 /// The header in which gRPC clients send their timeout. tonic's own handling of it bounds only the wait for the first
 /// response, not the stream, so that it is read here.
 const TIMEOUT_HEADER: &str = "grpc-timeout";
+
+/// tonic answers CANCELLED when that time is over, where the protocol wants DEADLINE_EXCEEDED: this is before it.
+const AHEAD_OF_TONIC: Duration = Duration::from_millis(2);
 
 /// The circumstances of a call.
 #[derive(Debug, Clone, Copy)]
@@ -30,13 +34,19 @@ impl Arrival {
     ///
     /// # Errors
     /// [`Error::Invalid`] when the timeout header is malformed.
-    pub(super) fn now(metadata: &MetadataMap) -> Result<Self> {
-        let timeout = metadata.get(TIMEOUT_HEADER).map(|value| {
+    pub(super) fn now(headers: &HeaderMap) -> Result<Self> {
+        let timeout = headers.get(TIMEOUT_HEADER).map(|value| {
             value.to_str().ok().and_then(parse_timeout).ok_or_else(|| {
                 Error::invalid(TIMEOUT_HEADER, "is not 1 to 8 digits and one of the units H, M, S, m, u, n")
             })
         });
         Ok(Self { at: Instant::now(), timeout: timeout.transpose()?, seed: random(), id: random() })
+    }
+
+    /// When an answer must have begun, whether or not the message has come by then.
+    pub(super) fn answer_until(&self, settings: &Settings) -> Instant {
+        let own = self.timeout.map(|timeout| timeout.saturating_sub(AHEAD_OF_TONIC));
+        self.at + own.map_or(settings.limits.max_deadline, |own| own.min(settings.limits.max_deadline))
     }
 
     /// The name of a request that brings none.
@@ -99,10 +109,10 @@ mod tests {
 
     #[test]
     fn a_malformed_timeout_is_named() {
-        let mut metadata = MetadataMap::new();
-        assert!(Arrival::now(&metadata).is_ok_and(|arrival| arrival.timeout.is_none()));
-        metadata.insert(TIMEOUT_HEADER, "soon".parse().unwrap());
-        let Err(Error::Invalid(violations)) = Arrival::now(&metadata) else { panic!("accepted") };
+        let mut headers = HeaderMap::new();
+        assert!(Arrival::now(&headers).is_ok_and(|arrival| arrival.timeout.is_none()));
+        headers.insert(TIMEOUT_HEADER, "soon".parse().unwrap());
+        let Err(Error::Invalid(violations)) = Arrival::now(&headers) else { panic!("accepted") };
         assert_eq!(violations[0].field, "grpc-timeout");
     }
 

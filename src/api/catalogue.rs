@@ -5,6 +5,9 @@ use std::sync::Arc;
 use crate::domain::{ModelId, ModelInfo, ModelKey, ModelRef};
 use crate::error::{Error, Result};
 
+/// Models that are listed for a client that named none of them; `ListModels` has the rest.
+const MAX_TOLD: usize = 16;
+
 /// The models that a server has loaded. A model's place in it is its [`ModelKey`].
 #[derive(Debug, Clone)]
 pub struct Catalogue {
@@ -70,8 +73,10 @@ fn find(models: &[ModelInfo], reference: &ModelRef) -> Result<ModelKey> {
 fn not_found(models: &[ModelInfo], reference: &ModelRef) -> Error {
     let name = reference.name.as_deref().unwrap_or_default();
     let version = reference.version.map(|v| format!("@{v}")).unwrap_or_default();
-    let loaded: Vec<String> = models.iter().map(|model| model.id.to_string()).collect();
-    Error::NotFound(format!("model '{name}{version}' is not loaded; loaded are: {}", loaded.join(", ")))
+    let told: Vec<String> = models.iter().take(MAX_TOLD).map(|model| model.id.to_string()).collect();
+    let more = models.len() - told.len();
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    Error::NotFound(format!("model '{name}{version}' is not loaded; loaded are: {}{rest}", told.join(", ")))
 }
 
 #[cfg(test)]
@@ -106,6 +111,14 @@ mod tests {
     fn unknown_names_say_what_is_loaded() {
         let error = catalogue().resolve(&"b@2".parse().unwrap()).unwrap_err();
         assert_eq!(error.to_string(), "model 'b@2' is not loaded; loaded are: b@1, a@2, b@3");
+    }
+
+    #[test]
+    fn of_many_models_some_are_told() {
+        let version = |version| ModelInfo { id: ModelId { name: "b".into(), version }, ..model() };
+        let catalogue = Catalogue::new((1..=100).map(version).collect(), &ModelRef::default()).unwrap();
+        let error = catalogue.resolve(&"a".parse().unwrap()).unwrap_err().to_string();
+        assert!(error.ends_with("b@15, b@16 and 84 more"), "{error}");
     }
 
     #[test]

@@ -9,8 +9,9 @@ mod convert;
 
 use std::time::Duration;
 
-use tonic::Streaming;
+use tokio::time::{Instant, timeout_at};
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Status, Streaming};
 
 use answer::Answer;
 pub use convert::floats;
@@ -22,6 +23,14 @@ use crate::error::{Error, Result};
 
 /// How long a connection may take: longer than any network's round trips, shorter than a person's patience.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an answer may take that the server has in its memory.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long after a request's own deadline its answer is still waited for: the server says best what it knows.
+const DEADLINE_SLACK: Duration = Duration::from_secs(2);
+/// A server that has been silent for this long while a request is open is asked for a sign of life …
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// … and given up if it gives none for this long.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection to a server.
 #[derive(Debug, Clone)]
@@ -36,7 +45,13 @@ impl Client {
     /// [`Error::Config`] for what is no address, [`Error::Unavailable`] where nothing answers.
     pub async fn connect(server: &str) -> Result<Self> {
         let endpoint = endpoint(server)?;
-        let connected = endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true).connect().await;
+        let connected = endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .connect()
+            .await;
         let channel = connected.map_err(|e| Error::Unavailable(format!("no connection to {server}: {}", root(&e))))?;
         Ok(Self { service: GenerationServiceClient::new(channel) })
     }
@@ -46,8 +61,8 @@ impl Client {
     /// # Errors
     /// What the server answered, or a model that this program does not understand.
     pub async fn models(&mut self) -> Result<Vec<ModelInfo>> {
-        let answered = self.service.list_models(v1::ListModelsRequest {}).await;
-        let models = answered.map_err(|status| convert::error(&status))?.into_inner().models;
+        let answer = self.service.list_models(v1::ListModelsRequest {});
+        let models = told(Some(Instant::now() + CALL_TIMEOUT), answer).await?.into_inner().models;
         models.into_iter().map(convert::model).collect()
     }
 
@@ -56,22 +71,24 @@ impl Client {
     /// # Errors
     /// [`Error::NotFound`] where it is not loaded, and as [`Client::models`].
     pub async fn model(&mut self, name: &str) -> Result<ModelInfo> {
-        let answered = self.service.get_model(v1::GetModelRequest { model: name.into() }).await;
-        let model = answered.map_err(|status| convert::error(&status))?.into_inner().model;
+        let answer = self.service.get_model(v1::GetModelRequest { model: name.into() });
+        let model = told(Some(Instant::now() + CALL_TIMEOUT), answer).await?.into_inner().model;
         convert::model(model.ok_or_else(|| convert::breach("GetModel answered without a model"))?)
     }
 
-    /// Asks for images and waits until the server has taken the request. Dropping the result cancels it.
+    /// Asks for images and waits until the server has taken the request. Dropping the result cancels it. A deadline of
+    /// the request holds here, too: a server that has vanished does not outlast it.
     ///
     /// # Errors
     /// [`Error::Invalid`] with every wrong field, [`Error::Overloaded`] with the time to come back, and whatever else
     /// kept the server from taking it.
     pub async fn generate(&mut self, request: v1::GenerateRequest) -> Result<Generation> {
-        let answered = self.service.generate(request).await;
-        let mut stream = answered.map_err(|status| convert::error(&status))?.into_inner();
-        match receive(&mut stream).await? {
+        let allowed = request.deadline_ms.map(|ms| Duration::from_millis(ms.into()) + DEADLINE_SLACK);
+        let until = allowed.map(|allowed| Instant::now() + allowed);
+        let mut stream = told(until, self.service.generate(request)).await?.into_inner();
+        match receive(&mut stream, until).await? {
             v1::generate_response::Event::Accepted(accepted) => {
-                Ok(Generation { stream, accepted, answer: Answer::default() })
+                Ok(Generation { stream, until, accepted, answer: Answer::default() })
             }
             _ => Err(convert::breach("the stream did not open with `accepted`")),
         }
@@ -82,6 +99,8 @@ impl Client {
 #[derive(Debug)]
 pub struct Generation {
     stream: Streaming<v1::GenerateResponse>,
+    /// When the server must have said everything.
+    until: Option<Instant>,
     accepted: v1::Accepted,
     answer: Answer,
 }
@@ -98,7 +117,7 @@ impl Generation {
     /// Why the generation ended early.
     pub async fn next(&mut self) -> Result<Option<v1::Image>> {
         while self.answer.summary().is_none() {
-            if let Some(image) = self.answer.take(receive(&mut self.stream).await?)? {
+            if let Some(image) = self.answer.take(receive(&mut self.stream, self.until).await?)? {
                 return Ok(Some(image));
             }
         }
@@ -111,10 +130,22 @@ impl Generation {
     }
 }
 
-async fn receive(stream: &mut Streaming<v1::GenerateResponse>) -> Result<v1::generate_response::Event> {
-    let message = stream.message().await.map_err(|status| convert::error(&status))?;
+/// What the server answers, if it does by `until`.
+async fn told<T>(until: Option<Instant>, answer: impl Future<Output = Result<T, Status>>) -> Result<T> {
+    let answered = match until {
+        Some(until) => timeout_at(until, answer).await.map_err(|_| Error::DeadlineExceeded)?,
+        None => answer.await,
+    };
+    answered.map_err(|status| convert::error(&status))
+}
+
+async fn receive(
+    stream: &mut Streaming<v1::GenerateResponse>,
+    until: Option<Instant>,
+) -> Result<v1::generate_response::Event> {
+    let message = told(until, stream.message()).await?;
     let message =
-        message.ok_or_else(|| Error::Unavailable("its stream ended before the images were all there".into()))?;
+        message.ok_or_else(|| Error::Unavailable("the stream ended before the images were all there".into()))?;
     message.event.ok_or_else(|| convert::breach("an event of a kind that this program does not know"))
 }
 
@@ -139,6 +170,12 @@ fn root(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_has_vanished_does_not_outlast_the_deadline() {
+        let silence = std::future::pending::<Result<(), Status>>();
+        assert!(matches!(told(Some(Instant::now()), silence).await, Err(Error::DeadlineExceeded)));
+    }
 
     #[test]
     fn addresses_are_checked_before_they_are_called() {

@@ -1,36 +1,30 @@
 //! One generation from acceptance to its summary.
 //!
-//! A task per request moves images from the scheduler's ticket to the response stream. It ends, and with it the ticket
-//! is dropped and unfinished images are cancelled, when the job has ended, the client has gone, or the deadline has
-//! passed, even if the client has stopped reading. Messages wait in a short channel; how the request ended travels
-//! beside it, so that a full channel never hides a failure.
+//! A task per request moves images from the scheduler's ticket to the response stream. When the job has ended, the
+//! client has gone, or the deadline has passed, the ticket is dropped, which cancels unfinished images. The request
+//! itself goes on until the transport has taken its last message, again within the deadline: only then is it counted,
+//! logged, and its place given to another, so that a stop waits for what is on its way.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use prost::bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
-use tokio_stream::Stream;
-use tonic::{Code, Status};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tonic::Code;
 use tracing::Instrument;
 
 use super::encode::Encoding;
 use super::models::wire_shape;
 use super::observe::Observation;
-use super::proto::v1;
 use super::proto::v1::generate_response::Event;
+use super::proto::{NULL_LABEL, micros, v1};
+use super::responses::{self, Overseer, Responses};
 use super::service::Shared;
 use super::status::{code, code_name, status};
-use super::validate::NULL_LABEL;
 use crate::domain::{Accepted, Image, Job, JobEvent, ModelInfo, Sampler, Summary};
 use crate::error::{Error, Result};
 use crate::scheduler::Ticket;
 use crate::telemetry::metrics;
-
-/// Messages encoded ahead of the connection: enough to keep it busy, too few to hold memory for a slow reader.
-const MESSAGES_AHEAD: usize = 4;
 
 /// A request that passed every check and holds its place.
 #[derive(Debug)]
@@ -44,11 +38,10 @@ pub(super) struct Generation {
 impl Generation {
     /// Starts the request's task. Dropping the returned stream ends it.
     pub(super) fn spawn(self, observation: Observation) -> Responses {
-        let (messages, receiver) = mpsc::channel(MESSAGES_AHEAD);
-        let (end, ended) = oneshot::channel();
+        let (messages, overseer, responses) = responses::channel();
         let span = self.span();
-        tokio::spawn(self.run(messages, end, observation).instrument(span));
-        Responses { messages: receiver, ended, finished: false }
+        tokio::spawn(self.run(messages, overseer, observation).instrument(span));
+        responses
     }
 
     fn span(&self) -> tracing::Span {
@@ -61,29 +54,31 @@ impl Generation {
         )
     }
 
-    async fn run(
-        self,
-        messages: mpsc::Sender<v1::GenerateResponse>,
-        end: oneshot::Sender<Status>,
-        observation: Observation,
-    ) {
+    async fn run(self, messages: mpsc::Sender<v1::GenerateResponse>, mut stream: Overseer, observation: Observation) {
         let Self { shared, job, encoding, permit } = self;
         let (request_id, deadline) = (Arc::clone(&job.request_id), job.deadline);
         let mut delivery =
             Delivery { labels: job.labels.clone(), shared, encoding, messages, progress: Progress::new() };
-        let gone = delivery.messages.clone();
-        let outcome = tokio::select! {
+        let served = tokio::select! {
             biased;
             outcome = delivery.serve(job) => outcome,
-            () = gone.closed() => Err(Error::Cancelled),
+            () = stream.dropped() => Err(Error::Cancelled),
             () = passed(deadline) => Err(Error::DeadlineExceeded),
         };
-        report(&outcome, &delivery.progress);
-        observation.end(outcome.as_ref().map_or_else(code, |()| Code::Ok));
-        if let Err(error) = outcome {
-            // The other side is gone where this fails, and nobody is left to be told.
-            let _ = end.send(status(&error, &request_id));
+        if let Err(error) = &served {
+            stream.fail(status(error, &request_id));
         }
+        let Delivery { progress, messages, .. } = delivery;
+        drop(messages);
+        let left = tokio::select! {
+            biased;
+            () = stream.dropped() => Error::Cancelled,
+            () = passed(deadline) => Error::DeadlineExceeded,
+        };
+        let is_delivered = stream.close(status(&left, &request_id));
+        let outcome = served.and_then(|()| if is_delivered { Ok(()) } else { Err(left) });
+        report(&outcome, &progress);
+        observation.end(outcome.as_ref().map_or_else(code, |()| Code::Ok));
         drop(permit);
     }
 
@@ -135,10 +130,6 @@ fn report(outcome: &Result<()>, progress: &Progress) {
             }
         }
     }
-}
-
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// How far a request has come.
@@ -250,16 +241,11 @@ async fn submit(shared: &Shared, job: Job) -> Result<Ticket> {
 
 /// What the client is told before the first image, but for what only the scheduler knows.
 fn opening(job: &Job, model: &ModelInfo, encoding: Encoding) -> v1::Accepted {
-    let sampler = match job.sampler {
-        Sampler::FlowMap => v1::Sampler::FlowMap,
-        Sampler::Euler => v1::Sampler::Euler,
-        Sampler::Heun => v1::Sampler::Heun,
-    };
     v1::Accepted {
         request_id: job.request_id.to_string(),
         model: model.id.to_string(),
         times: job.grid.times().to_vec(),
-        sampler: sampler.into(),
+        sampler: v1::Sampler::from(job.sampler).into(),
         evaluations: 0,
         guidance: job.guidance,
         seed: job.seed,
@@ -270,36 +256,4 @@ fn opening(job: &Job, model: &ModelInfo, encoding: Encoding) -> v1::Accepted {
 
 fn closing(summary: Summary) -> v1::Summary {
     v1::Summary { images: summary.images, evaluations: summary.evaluations, total_us: micros(summary.total) }
-}
-
-/// The response stream of one request.
-#[derive(Debug)]
-pub struct Responses {
-    messages: mpsc::Receiver<v1::GenerateResponse>,
-    ended: oneshot::Receiver<Status>,
-    finished: bool,
-}
-
-impl Stream for Responses {
-    type Item = Result<v1::GenerateResponse, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if self.finished {
-            return Poll::Ready(None);
-        }
-        let message = std::task::ready!(self.messages.poll_recv(cx));
-        self.finished = match &message {
-            Some(message) => matches!(message.event, Some(Event::Summary(_))),
-            None => true,
-        };
-        Poll::Ready(Some(message.ok_or_else(|| self.failure())))
-    }
-}
-
-impl Responses {
-    /// Why the messages ended without a summary.
-    fn failure(&mut self) -> Status {
-        let lost = || status(&Error::Compute("a request's task ended without a word".into()), "");
-        self.ended.try_recv().unwrap_or_else(|_| lost())
-    }
 }

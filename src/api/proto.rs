@@ -1,6 +1,11 @@
 //! The wire contract of `proto/flowmap/v1/generation.proto`, generated: messages, client and server.
 //!
-//! Rust programs that call a server use [`GenerationServiceClient`](v1::generation_service_client::GenerationServiceClient).
+//! Rust programs that call a server use [`api::Client`](super::Client), which joins the pieces of images and turns a
+//! status into the crate's error.
+
+use std::time::Duration;
+
+use crate::domain::Sampler;
 
 /// Version 1 of the contract, documented in the proto file.
 pub mod v1 {
@@ -13,3 +18,21 @@ pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "
 
 /// Name of the service on the wire, as health checks name it.
 pub const SERVICE_NAME: &str = v1::generation_service_server::SERVICE_NAME;
+
+/// The null class among labels.
+pub const NULL_LABEL: i32 = -1;
+
+/// A duration as the contract tells it.
+pub fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+impl From<Sampler> for v1::Sampler {
+    fn from(sampler: Sampler) -> Self {
+        match sampler {
+            Sampler::FlowMap => Self::FlowMap,
+            Sampler::Euler => Self::Euler,
+            Sampler::Heun => Self::Heun,
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! Whether this server takes requests, told the same way to gRPC health checks, to HTTP probes and to streams.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tonic_health::ServingStatus;
@@ -16,14 +17,22 @@ const WHOLE_SERVER: &str = "";
 #[derive(Debug)]
 pub struct Readiness {
     taking: AtomicBool,
-    scheduler: Handle,
+    /// Set once there is one.
+    scheduler: OnceLock<Handle>,
     reporter: HealthReporter,
 }
 
+impl Default for Readiness {
+    fn default() -> Self {
+        Self { taking: AtomicBool::new(false), scheduler: OnceLock::new(), reporter: HealthReporter::new() }
+    }
+}
+
 impl Readiness {
-    /// Readiness of the server in front of `scheduler`.
-    pub fn new(scheduler: Handle) -> Self {
-        Self { taking: AtomicBool::new(false), scheduler, reporter: HealthReporter::new() }
+    /// Models are loaded: from now on this depends on `scheduler`.
+    pub fn loaded(&self, scheduler: Handle) {
+        // A second one is a mistake of the composition root, and the first goes on to count.
+        let _ = self.scheduler.set(scheduler);
     }
 
     /// Tells everyone that requests are taken from now on.
@@ -41,12 +50,11 @@ impl Readiness {
     /// # Errors
     /// Why they are not.
     pub fn check(&self) -> Result<(), &'static str> {
-        if !self.scheduler.is_alive() {
-            Err("the device worker has ended")
-        } else if !self.taking.load(Ordering::Acquire) {
-            Err("starting or stopping")
-        } else {
-            Ok(())
+        match self.scheduler.get() {
+            None => Err("models are loading"),
+            Some(scheduler) if !scheduler.is_alive() => Err("the device worker has ended"),
+            Some(_) if !self.taking.load(Ordering::Acquire) => Err("starting or stopping"),
+            Some(_) => Ok(()),
         }
     }
 

@@ -2,11 +2,13 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tonic::transport::Server;
 
-use super::accept::accept;
+use super::accept::{Patience, accept};
+use super::admission::Admission;
 use super::proto::FILE_DESCRIPTOR_SET;
 use super::proto::v1::generation_service_server::GenerationServiceServer;
 use super::readiness::Readiness;
@@ -21,6 +23,11 @@ const MAX_HEADER_BYTES: u32 = 16 * 1024;
 /// Streams of a connection that its client reset before they were looked at; more closes the connection, which ends
 /// a rapid-reset attack.
 const MAX_PENDING_RESETS: usize = 32;
+
+/// How long a connection may take to say that it speaks HTTP/2; from then on keepalive watches over it.
+const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
+/// What it says: `PRI * HTTP/2.0` and some blank lines.
+const PREFACE_BYTES: usize = 24;
 
 /// Opens a listener; port 0 lets the system choose.
 ///
@@ -46,7 +53,7 @@ pub async fn serve_grpc(
 ) -> Result<()> {
     let failed = |e: &dyn std::fmt::Display| Error::Unavailable(format!("the gRPC transport failed: {e}"));
     let settings = service.settings().clone();
-    let incoming = accept(listener, settings.max_connections);
+    let incoming = accept(listener, settings.max_connections, Patience::Opening(PREFACE_BYTES, PREFACE_TIMEOUT));
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -55,7 +62,8 @@ pub async fn serve_grpc(
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     let largest_message = settings.limits.max_request_bytes.saturating_add(MESSAGE_OVERHEAD_BYTES);
-    let generation = GenerationServiceServer::new(service).max_decoding_message_size(largest_message);
+    let inner = GenerationServiceServer::new(service.clone()).max_decoding_message_size(largest_message);
+    let generation = Admission { service, inner };
     transport(&settings)
         .add_service(generation)
         .add_service(readiness.health_service())

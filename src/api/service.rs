@@ -1,21 +1,25 @@
 //! The generation service: takes calls apart, refuses or starts them, and counts each exactly once.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use axum::http::HeaderMap;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code, Request, Response, Status};
 
+use super::admission::{Admitted, Seat};
 use super::arrival::Arrival;
 use super::catalogue::Catalogue;
-use super::generate::{Generation, Responses};
+use super::generate::Generation;
 use super::models;
 use super::observe::Observation;
 use super::proto::v1;
 use super::proto::v1::generation_service_server::GenerationService;
+use super::responses::Responses;
 use super::settings::Settings;
 use super::status::{code, code_name, status};
-use super::validate;
+use super::validate::{self, Parsed};
 use crate::error::{Error, Result};
 use crate::scheduler::Handle;
 use crate::telemetry::metrics;
@@ -37,17 +41,20 @@ pub(super) struct Shared {
     pub(super) settings: Settings,
     /// One permit per generation request that is open.
     requests: Arc<Semaphore>,
+    /// Whether requests are refused because the server is about to end.
+    stopping: AtomicBool,
 }
 
 impl Service {
     /// A service that answers for the models of `catalogue`, which must be those of the scheduler, by the same keys.
     pub fn new(catalogue: Catalogue, scheduler: Handle, settings: Settings) -> Self {
         let requests = Arc::new(Semaphore::new(settings.max_requests.min(Semaphore::MAX_PERMITS)));
-        Self { shared: Arc::new(Shared { catalogue, scheduler, settings, requests }) }
+        Self { shared: Arc::new(Shared { catalogue, scheduler, settings, requests, stopping: AtomicBool::new(false) }) }
     }
 
     /// Waits until no generation request is open. Requests that come while it waits are refused.
     pub async fn idle(&self) {
+        self.shared.stopping.store(true, Ordering::Release);
         let all = u32::try_from(self.shared.settings.max_requests).unwrap_or(u32::MAX);
         // Fails on a closed semaphore only, and this one is never closed.
         let _ = self.shared.requests.acquire_many(all).await;
@@ -58,14 +65,29 @@ impl Service {
         &self.shared.settings
     }
 
-    fn start(&self, request: &v1::GenerateRequest, arrival: &Arrival) -> Result<Generation> {
-        let Shared { catalogue, settings, requests, .. } = &*self.shared;
-        let parsed = validate::parse(request, catalogue, &settings.limits, arrival)?;
-        let permit = Arc::clone(requests).try_acquire_owned().map_err(|_| {
-            metrics::REJECTIONS.counter(["requests"]).increment(1);
-            Error::Overloaded { retry_after: REQUESTS_RETRY }
-        })?;
-        Ok(Generation { shared: Arc::clone(&self.shared), job: parsed.job, encoding: parsed.encoding, permit })
+    /// Counts a generation request and gives it a place, by its headers.
+    pub(super) fn admit(&self, headers: &HeaderMap) -> Result<Admitted, Status> {
+        let observation = Observation::begin("Generate");
+        let arrival = match Arrival::now(headers) {
+            Ok(arrival) => arrival,
+            Err(error) => return Err(refuse(observation, &error, "")),
+        };
+        match self.place() {
+            Ok(permit) => Ok(Admitted { observation, arrival, permit }),
+            Err(error) => Err(refuse(observation, &error, &arrival.name())),
+        }
+    }
+
+    fn place(&self) -> Result<OwnedSemaphorePermit> {
+        let Shared { requests, stopping, .. } = &*self.shared;
+        Arc::clone(requests).try_acquire_owned().map_err(|_| {
+            let (reason, error) = match stopping.load(Ordering::Acquire) {
+                true => ("unavailable", Error::Unavailable("the server is shutting down".into())),
+                false => ("requests", Error::Overloaded { retry_after: REQUESTS_RETRY }),
+            };
+            metrics::REJECTIONS.counter([reason]).increment(1);
+            error
+        })
     }
 }
 
@@ -75,14 +97,18 @@ impl GenerationService for Service {
 
     /// Answers at once: all waiting happens inside the stream, where the request's own deadline bounds it.
     async fn generate(&self, request: Request<v1::GenerateRequest>) -> Result<Response<Responses>, Status> {
-        let observation = Observation::begin("Generate");
-        let arrival = match Arrival::now(request.metadata()) {
-            Ok(arrival) => arrival,
-            Err(error) => return Err(refuse(observation, &error, "")),
+        // The admission in front puts it there; a service without one admits its calls itself.
+        let admitted = match request.extensions().get::<Seat>().and_then(Seat::take) {
+            Some(admitted) => admitted,
+            None => self.admit(request.metadata().as_ref())?,
         };
-        let request = request.into_inner();
-        match self.start(&request, &arrival) {
-            Ok(generation) => Ok(Response::new(generation.spawn(observation))),
+        let Admitted { observation, arrival, permit } = admitted;
+        let (request, Shared { catalogue, settings, .. }) = (request.into_inner(), &*self.shared);
+        match validate::parse(&request, catalogue, &settings.limits, &arrival) {
+            Ok(Parsed { job, encoding }) => {
+                let generation = Generation { shared: Arc::clone(&self.shared), job, encoding, permit };
+                Ok(Response::new(generation.spawn(observation)))
+            }
             Err(error) => Err(refuse(observation, &error, &validate::request_name(&request, &arrival))),
         }
     }
@@ -108,7 +134,45 @@ impl GenerationService for Service {
 
 /// Ends a call that was never started.
 fn refuse(observation: Observation, error: &Error, request_id: &str) -> Status {
-    tracing::info!(request_id, code = code_name(code(error)), %error, "request refused");
-    observation.end(code(error));
-    status(error, request_id)
+    let (code, status) = (code(error), status(error, request_id));
+    // What the client is told, which is bounded: the error itself is as long as the request is wrong.
+    tracing::info!(request_id, code = code_name(code), cause = status.message(), "request refused");
+    observation.end(code);
+    status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::validate::tests::{catalogue, limits};
+    use crate::scheduler;
+
+    fn service(max_requests: usize) -> Service {
+        let second = Duration::from_secs(1);
+        let bounds = scheduler::Limits { max_rows: 1, max_step: second, max_queued_images: 1, queue_slots: 1 };
+        let settings = Settings {
+            limits: limits(),
+            max_connections: 1,
+            max_requests,
+            max_streams_per_connection: 1,
+            chunk_bytes: 1024,
+            keepalive_interval: second,
+            keepalive_timeout: second,
+        };
+        Service::new(catalogue(), scheduler::channel(&bounds).0, settings)
+    }
+
+    #[tokio::test]
+    async fn a_request_that_comes_while_the_server_stops_is_sent_elsewhere() {
+        let service = service(1);
+        let refused = || service.admit(&HeaderMap::new()).unwrap_err().code();
+        let open = service.admit(&HeaderMap::new()).unwrap();
+        assert_eq!(refused(), Code::ResourceExhausted);
+        let mut idle = std::pin::pin!(service.idle());
+        let early = tokio::time::timeout(Duration::ZERO, idle.as_mut()).await;
+        assert!(early.is_err(), "a request is open");
+        assert_eq!(refused(), Code::Unavailable);
+        drop(open);
+        idle.await;
+    }
 }

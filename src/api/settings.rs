@@ -13,7 +13,7 @@ pub struct Limits {
     pub max_evaluations: u64,
     /// Longest that a request may live, whatever its client allows.
     pub max_deadline: Duration,
-    /// Largest request message, and largest set of initial states, in bytes.
+    /// Largest request message but for its framing, in bytes.
     pub max_request_bytes: usize,
 }
 

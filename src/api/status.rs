@@ -20,6 +20,8 @@ const MAX_VIOLATIONS: usize = 16;
 const MAX_TOLD_IN_MESSAGE: usize = 4;
 /// Characters of a violation's description, for the same reason.
 const MAX_DESCRIPTION_CHARS: usize = 160;
+/// Characters of any other message, for the same reason: it travels twice.
+const MAX_MESSAGE_CHARS: usize = 1500;
 /// Where gRPC clients that retry by themselves look for the delay, in milliseconds.
 const PUSHBACK_HEADER: &str = "grpc-retry-pushback-ms";
 
@@ -30,7 +32,7 @@ pub(super) fn status(error: &Error, request_id: &str) -> Status {
     let mut metadata = MetadataMap::new();
     if let Error::Invalid(violations) = error {
         for violation in violations.iter().take(MAX_VIOLATIONS) {
-            details.add_bad_request_violation(&violation.field, clip(&violation.description));
+            details.add_bad_request_violation(&violation.field, clip(&violation.description, MAX_DESCRIPTION_CHARS));
         }
     }
     if let Some(delay) = retry_after(error) {
@@ -63,8 +65,10 @@ pub(super) fn code_name(code: Code) -> &'static str {
         Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
         Code::NotFound => "NOT_FOUND",
         Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        // tonic's own, for a message beyond its limit.
+        Code::OutOfRange => "OUT_OF_RANGE",
         Code::Unavailable => "UNAVAILABLE",
-        // The map above makes no other code.
+        // The map above makes no other code, and tonic says this of what does not decode.
         _ => "INTERNAL",
     }
 }
@@ -75,13 +79,14 @@ fn message(error: &Error) -> String {
         Error::File { .. } | Error::Config(_) | Error::Compute(_) => {
             "the server failed; its log has the cause under this request's id".into()
         }
-        told => told.to_string(),
+        told => clip(&told.to_string(), MAX_MESSAGE_CHARS),
     }
 }
 
 fn summary(violations: &[Violation]) -> String {
     let told = violations.iter().take(MAX_TOLD_IN_MESSAGE);
-    let lines: Vec<String> = told.map(|v| format!("{}: {}", v.field, clip(&v.description))).collect();
+    let lines: Vec<String> =
+        told.map(|v| format!("{}: {}", v.field, clip(&v.description, MAX_DESCRIPTION_CHARS))).collect();
     let more = violations.len().saturating_sub(MAX_TOLD_IN_MESSAGE);
     let rest = if more > 0 { format!("; and {more} more") } else { String::new() };
     format!("invalid request: {}{rest}", lines.join("; "))
@@ -95,8 +100,8 @@ fn retry_after(error: &Error) -> Option<Duration> {
     }
 }
 
-fn clip(text: &str) -> String {
-    match text.char_indices().nth(MAX_DESCRIPTION_CHARS) {
+fn clip(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.into(),
     }
@@ -120,10 +125,13 @@ mod tests {
     #[test]
     fn details_fit_into_trailers() {
         let long = || Violation::new("labels[1000]", "x".repeat(10_000));
-        let status = status(&Error::Invalid(std::iter::repeat_with(long).take(1000).collect()), "r1");
-        let on_the_wire = status.details().len().div_ceil(3) * 4 + status.message().len();
-        assert!(on_the_wire < 7 * 1024, "{on_the_wire}");
-        assert!(status.message().ends_with("and 996 more"));
+        let violations = std::iter::repeat_with(long).take(1000).collect();
+        for error in [Error::Invalid(violations), Error::NotFound("x".repeat(10_000))] {
+            let status = status(&error, "r1");
+            let on_the_wire = status.details().len().div_ceil(3) * 4 + status.message().len();
+            assert!(on_the_wire < 7 * 1024, "{on_the_wire}");
+            assert!(status.message().ends_with("and 996 more") || status.message().ends_with("x…"));
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use super::arrival::Arrival;
 use super::catalogue::Catalogue;
 use super::encode::Encoding;
-use super::proto::v1;
+use super::proto::{NULL_LABEL, v1};
 use super::settings::Limits;
 use crate::domain::{Job, ModelInfo, ModelKey, ModelRef, Sampler, TimeGrid};
 use crate::error::{Error, Result, Violation};
@@ -27,8 +27,6 @@ const MAX_REQUEST_ID_CHARS: usize = 128;
 const MAX_MODEL_BYTES: usize = 255;
 /// Steps where a request names none.
 const DEFAULT_STEPS: u32 = 4;
-/// The null class on the wire.
-pub(super) const NULL_LABEL: i32 = -1;
 
 /// A request that passed.
 #[derive(Debug)]
@@ -86,6 +84,10 @@ pub(super) fn request_name(request: &v1::GenerateRequest, arrival: &Arrival) -> 
 pub(super) fn model_reference(text: &str) -> Result<ModelRef, Violation> {
     if text.len() > MAX_MODEL_BYTES {
         return Err(Violation::new("model", format!("is longer than {MAX_MODEL_BYTES} bytes")));
+    }
+    // What a repository allows in names, and no more: the rest need not be repeated in logs and answers.
+    if !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.@".contains(&byte)) {
+        return Err(Violation::new("model", "has other characters than ASCII letters, digits and any of '-_.@'"));
     }
     ModelRef::from_str(text).map_err(|problem| Violation::new("model", problem))
 }

@@ -7,10 +7,13 @@ use candle_core::Device as Candle;
 use crate::api::Catalogue;
 use crate::checkpoint::{Checkpoint, Repository};
 use crate::config::{Config, Device, Models};
-use crate::domain::{ModelId, ModelInfo};
+use crate::domain::{ModelId, ModelInfo, ModelRef};
 use crate::engine::{DeviceEngine, Engine, Loaded};
 use crate::error::{Error, Result};
 use crate::model;
+
+/// The embedded model that is used where nobody names one.
+pub const EMBEDDED_DEFAULT: &str = "fashion-mnist";
 
 /// Makes the engine on the thread that will own it: a device is touched by no other.
 pub type EngineMaker = Box<dyn FnOnce() -> Result<Box<dyn Engine>> + Send>;
@@ -35,9 +38,10 @@ impl Parts {
         };
         let ids = chosen(&repository, &config.models)?;
         let checkpoints = ids.iter().map(|id| repository.load(id)).collect::<Result<Vec<_>>>()?;
+        let default = default(&config.models, &ids);
         let info = |(id, checkpoint): (ModelId, &Checkpoint)| checkpoint.manifest.info(id);
         let infos: Arc<[ModelInfo]> = ids.into_iter().zip(&checkpoints).map(info).collect();
-        let catalogue = Catalogue::new(Arc::clone(&infos), &config.models.default).map_err(|error| {
+        let catalogue = Catalogue::new(Arc::clone(&infos), &default).map_err(|error| {
             Error::Config(vec![format!("models.default: {error}; set it to one of these, or to \"\"")])
         })?;
         let (device, threads) = (config.engine.device, config.engine.threads.get());
@@ -50,6 +54,15 @@ impl Parts {
             Ok(Box::new(DeviceEngine::new(loaded, device, threads)?) as Box<dyn Engine>)
         };
         Ok(Self { catalogue, engine: Box::new(engine) })
+    }
+}
+
+/// The model for requests without a name; the catalogue chooses where this names none either.
+fn default(models: &Models, loaded: &[ModelId]) -> ModelRef {
+    let is_preferred = |id: &ModelId| models.repository.is_none() && id.name == EMBEDDED_DEFAULT;
+    match models.default == ModelRef::default() && loaded.iter().any(is_preferred) {
+        true => ModelRef { name: Some(EMBEDDED_DEFAULT.into()), version: None },
+        false => models.default.clone(),
     }
 }
 
@@ -83,5 +96,25 @@ fn open(device: Device) -> Result<Candle> {
         Device::Cpu => Ok(Candle::Cpu),
         Device::Cuda(ordinal) => Candle::new_cuda(ordinal)
             .map_err(|e| Error::Config(vec![format!("engine.device = \"cuda:{ordinal}\": cannot be opened: {e}")])),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen_default(repository: Option<&str>, default: &str, loaded: &[&str]) -> Option<String> {
+        let models = Models { repository: repository.map(Into::into), load: vec![], default: default.parse().unwrap() };
+        let ids = loaded.iter().map(|name| ModelId { name: (*name).into(), version: 1 });
+        super::default(&models, &ids.collect::<Vec<_>>()).name
+    }
+
+    #[test]
+    fn without_a_default_the_embedded_one_is_taken_where_it_is_served() {
+        let both = ["checkerboard", EMBEDDED_DEFAULT];
+        assert_eq!(chosen_default(None, "", &both).as_deref(), Some(EMBEDDED_DEFAULT));
+        assert_eq!(chosen_default(None, "checkerboard", &both).as_deref(), Some("checkerboard"));
+        assert_eq!(chosen_default(None, "", &["checkerboard"]), None);
+        assert_eq!(chosen_default(Some("models"), "", &both), None);
     }
 }

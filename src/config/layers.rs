@@ -38,7 +38,8 @@ pub struct Layers {
     values: BTreeMap<String, Value>,
 }
 
-/// This process's environment. The only place that reads it.
+/// This process's environment. The only place that reads it, but for what `main` sets for candle.
+#[expect(clippy::disallowed_methods, reason = "this is the one place that the others are told to use")]
 pub fn environment() -> impl Iterator<Item = (OsString, OsString)> {
     std::env::vars_os()
 }
@@ -93,7 +94,12 @@ impl Layers {
 /// The same value in the type of `like`, if it can be read as such.
 fn coerce(given: &Value, like: &ValueKind) -> Option<Value> {
     let kind = match like {
-        ValueKind::I64(_) => ValueKind::I64(given.clone().into_int().ok()?),
+        // The library's own conversion would make numbers of truth values and round fractions.
+        ValueKind::I64(_) => match &given.kind {
+            ValueKind::I64(number) => ValueKind::I64(*number),
+            ValueKind::String(text) => ValueKind::I64(text.trim().parse().ok()?),
+            _ => return None,
+        },
         ValueKind::String(_) => ValueKind::String(given.clone().into_string().ok()?),
         ValueKind::Array(_) => match &given.kind {
             ValueKind::String(list) => split(list),

@@ -23,7 +23,7 @@ pub struct Job {
     pub labels: Vec<Option<u32>>,
     /// Guidance scale.
     pub guidance: f32,
-    /// States at the grid's first time, one after the other, instead of noise.
+    /// States at the grid's first time instead of noise: one for all images, or one per image, one after the other.
     pub initial: Option<Arc<[f32]>>,
     /// When the answer is worth nothing any more.
     pub deadline: Option<Instant>,
@@ -34,7 +34,7 @@ pub struct Job {
 pub struct Accepted {
     /// Network evaluations planned for each image (guidance not counted).
     pub evaluations: u32,
-    /// Images ahead of this job's first one.
+    /// Images of the same model ahead of this job's first one.
     pub queue_position: usize,
 }
 

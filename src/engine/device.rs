@@ -125,7 +125,8 @@ fn initial(start: &Start, info: &ModelInfo) -> Result<Vec<f32>, String> {
     match start {
         Start::Noise { seed, index } => Ok(noise::initial(*seed, *index, n, info.noise_scale)),
         Start::State { states, index } => {
-            let from = n * *index as usize;
+            // One state serves all images, without a copy for each.
+            let from = if states.len() == n { 0 } else { n * *index as usize };
             states.get(from..from + n).map(<[f32]>::to_vec).ok_or_else(|| format!("there is no initial state {index}"))
         }
     }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use super::Limits;
 use super::cost::Cost;
 use crate::domain::{Evaluation, ModelInfo, ModelKey, Rule};
-use crate::engine::{Batch, Engine, RowId, RowStep, Start};
-use crate::error::Result;
+use crate::engine::{Batch, Engine, Outcome, RowId, RowStep, Start};
+use crate::error::{Error, Result};
 
 /// Forwards of each size; the fastest counts, the first one also warms caches and compiles kernels.
 const REPEATS: usize = 2;
@@ -15,7 +15,7 @@ const REPEATS: usize = 2;
 /// Measures every model with forwards of 1, 2, 4, … rows, up to `max_rows` or the first that takes `max_step`.
 ///
 /// # Errors
-/// What the engine reports: it cannot serve.
+/// What the engine reports, of a forward or of a single row: it cannot serve.
 pub(super) fn calibrate(
     engine: &mut dyn Engine,
     catalogue: &Arc<[ModelInfo]>,
@@ -55,8 +55,15 @@ fn sizes(max: usize) -> impl Iterator<Item = usize> {
 fn fastest(engine: &mut dyn Engine, batch: &Batch, clock: &impl Fn() -> Instant) -> Result<Duration> {
     (0..REPEATS).try_fold(Duration::MAX, |best, _| {
         let begun = clock();
-        engine.step(batch)?;
-        Ok(best.min(clock().saturating_duration_since(begun)))
+        let outcomes = engine.step(batch)?;
+        let elapsed = clock().saturating_duration_since(begun);
+        match outcomes
+            .into_iter()
+            .find_map(|outcome| if let Outcome::Failed(reason) = outcome { Some(reason) } else { None })
+        {
+            Some(reason) => Err(Error::Compute(reason)),
+            None => Ok(best.min(elapsed)),
+        }
     })
 }
 
@@ -77,8 +84,6 @@ fn probe(model: ModelKey, rows: usize) -> Batch {
 mod tests {
     use super::*;
     use crate::engine::scripted::VirtualClock;
-    use crate::engine::{Outcome, RowId};
-    use crate::error::Error;
 
     /// Takes 10 ms and 1 ms a row, twice as long the first time at each size.
     struct Slow {
@@ -126,15 +131,17 @@ mod tests {
 
     #[test]
     fn an_engine_that_fails_is_reported() {
-        struct Broken;
+        struct Broken(fn() -> Result<Vec<Outcome>>);
         impl Engine for Broken {
             fn step(&mut self, _: &Batch) -> Result<Vec<Outcome>> {
-                Err(Error::Compute("no".into()))
+                self.0()
             }
             fn release(&mut self, _: &[RowId]) {}
         }
         let catalogue: Arc<[ModelInfo]> = vec![crate::scheduler::testing::model("a", 1)].into();
         let now = Instant::now();
-        assert!(calibrate(&mut Broken, &catalogue, &limits(1, 1), &|| now).is_err());
+        for broken in [|| Err(Error::Compute("no".into())), || Ok(vec![Outcome::Failed("not finite".into())])] {
+            assert!(calibrate(&mut Broken(broken), &catalogue, &limits(1, 1), &|| now).is_err());
+        }
     }
 }

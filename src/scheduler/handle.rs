@@ -26,8 +26,9 @@ const LONGEST_RETRY: Duration = Duration::from_secs(60);
 pub struct Limits {
     /// Rows in one forward; an image under two-call guidance counts as two.
     pub max_rows: usize,
-    /// How long one forward may be predicted to take: the longest that a newcomer, a deadline or a cancellation waits
-    /// for the device. At least one image is always evaluated.
+    /// How long one forward may be predicted to take. A newcomer, a deadline or a cancellation waits for the device
+    /// that long at most; a newcomer for one forward of each other model that has work, too. At least one image is
+    /// always evaluated.
     pub max_step: Duration,
     /// Images that are waiting, in flight, or finished but not yet taken.
     pub max_queued_images: usize,
@@ -92,7 +93,7 @@ impl Handle {
         answered.await.map_err(|_| stopped())
     }
 
-    /// Makes the worker refuse new jobs, finish those it has, and stop.
+    /// Makes the worker finish the jobs that were submitted before, and stop; later ones are refused.
     pub fn drain(&self) {
         self.shift(Phase::Draining);
     }
@@ -236,11 +237,11 @@ impl Shared {
 
 /// The worker refuses new jobs.
 pub(super) fn draining() -> Error {
-    Error::Unavailable("it is shutting down".into())
+    Error::Unavailable("the server is shutting down".into())
 }
 
 fn stopped() -> Error {
-    Error::Unavailable("its worker has stopped".into())
+    Error::Unavailable("the device worker has stopped".into())
 }
 
 #[cfg(test)]

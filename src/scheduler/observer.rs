@@ -5,11 +5,12 @@
 
 use std::time::Duration;
 
-use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use ::metrics::{Counter, Gauge, Histogram};
 
 use super::core::{Core, Event, Forward};
 use crate::domain::{JobEvent, ModelInfo};
 use crate::error::Error;
+use crate::telemetry::metrics;
 
 /// One set of instruments per model, by key.
 pub(super) struct Observer {
@@ -35,7 +36,7 @@ struct Instruments {
 impl Observer {
     /// Instruments for every model, registered at once so that each series exists from the start.
     pub(super) fn new(catalogue: &[ModelInfo]) -> Self {
-        Self { models: catalogue.iter().map(|info| Instruments::new(info.id.to_string())).collect() }
+        Self { models: catalogue.iter().map(|info| Instruments::new(&info.id.to_string())).collect() }
     }
 
     /// A forward has succeeded.
@@ -72,23 +73,22 @@ impl Observer {
 }
 
 impl Instruments {
-    fn new(model: String) -> Self {
-        let lost = |reason| counter!("flowmap_images_cancelled_total", "model" => model.clone(), "reason" => reason);
-        let cost = |part| gauge!("flowmap_step_cost_seconds", "model" => model.clone(), "part" => part);
+    fn new(model: &str) -> Self {
+        let lost = |reason| metrics::IMAGES_CANCELLED.counter([model, reason]);
         Self {
             cancelled: lost("cancelled"),
             expired: lost("deadline"),
             failed: lost("error"),
-            cost_base: cost("base"),
-            cost_per_row: cost("per_row"),
-            batch_rows: histogram!("flowmap_batch_rows", "model" => model.clone()),
-            batch_distinct_plans: histogram!("flowmap_batch_distinct_plans", "model" => model.clone()),
-            step_duration: histogram!("flowmap_step_duration_seconds", "model" => model.clone()),
-            queue_duration: histogram!("flowmap_queue_duration_seconds", "model" => model.clone()),
-            images_waiting: gauge!("flowmap_images_waiting", "model" => model.clone()),
-            images_running: gauge!("flowmap_images_running", "model" => model.clone()),
-            images: counter!("flowmap_images_total", "model" => model.clone()),
-            evaluations: counter!("flowmap_evaluations_total", "model" => model),
+            cost_base: metrics::STEP_COST.gauge([model, "base"]),
+            cost_per_row: metrics::STEP_COST.gauge([model, "per_row"]),
+            batch_rows: metrics::BATCH_ROWS.histogram([model]),
+            batch_distinct_plans: metrics::BATCH_DISTINCT_PLANS.histogram([model]),
+            step_duration: metrics::STEP_DURATION.histogram([model]),
+            queue_duration: metrics::QUEUE_DURATION.histogram([model]),
+            images_waiting: metrics::IMAGES_WAITING.gauge([model]),
+            images_running: metrics::IMAGES_RUNNING.gauge([model]),
+            images: metrics::IMAGES.counter([model]),
+            evaluations: metrics::EVALUATIONS.counter([model]),
         }
     }
 }

@@ -110,8 +110,9 @@ impl<C: Fn() -> Instant> Worker<C> {
     fn admit(&mut self, submission: Submission) {
         let Submission { job, permit, events, reply } = submission;
         let admitted = match self.commands.shared.phase() {
-            Phase::Serving => self.core.admit(job, (self.clock)()),
-            Phase::Draining | Phase::Aborting => Err(draining()),
+            // A handle refuses what comes after the drain: what is here came before.
+            Phase::Serving | Phase::Draining => self.core.admit(job, (self.clock)()),
+            Phase::Aborting => Err(draining()),
         };
         let answer = admitted.map(|(id, accepted)| {
             self.clients.insert(id, Client { events, permit });
@@ -121,14 +122,15 @@ impl<C: Fn() -> Instant> Worker<C> {
         drop(reply.send(answer));
     }
 
-    /// Ends what nobody waits for any more, before the device sees it again.
+    /// Ends what nobody waits for any more, before the device sees it again. Deadlines go first: callers leave when
+    /// theirs has passed, and that is not a cancellation.
     fn sweep(&mut self) {
+        let expired = self.core.expire((self.clock)());
+        self.deliver(expired);
         let gone = self.clients.iter().filter(|(_, client)| client.events.is_closed()).map(|(&id, _)| id);
         let gone: Vec<JobId> = gone.collect();
         let cancelled = gone.into_iter().filter_map(|id| self.core.cancel(id)).collect();
         self.deliver(cancelled);
-        let expired = self.core.expire((self.clock)());
-        self.deliver(expired);
         self.release();
     }
 
@@ -143,9 +145,11 @@ impl<C: Fn() -> Instant> Worker<C> {
         }
         let lost = self.judge(&result, forward.batch.rows.len());
         let events = self.core.complete(result, elapsed, now);
+        // Now and not before the next forward, which may never come: a failed job's other rows hold device memory.
+        self.release();
         self.deliver(events);
         match lost {
-            true => self.stop(&Error::Unavailable("its device is lost".into())),
+            true => self.stop(&Error::Unavailable("the device is lost".into())),
             false => ControlFlow::Continue(()),
         }
     }

@@ -22,7 +22,7 @@ const STEP_SECONDS: &[f64] =
     &[0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0];
 /// Rows of a batch.
 const ROWS: &[f64] = &[1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 96.0, 128.0, 256.0];
-/// Different plans that share a batch.
+/// Distinct numbers of evaluations that share a batch.
 const PLANS: &[f64] = &[1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0, 64.0];
 
 /// RPCs of the generation service.
@@ -37,6 +37,7 @@ const CODE: Label = Label {
         "DEADLINE_EXCEEDED",
         "NOT_FOUND",
         "RESOURCE_EXHAUSTED",
+        "OUT_OF_RANGE",
         "INTERNAL",
         "UNAVAILABLE",
     ]),
@@ -61,7 +62,7 @@ pub static REQUESTS_IN_FLIGHT: Metric =
 pub static REJECTIONS: Metric = Metric::counter_of(
     "flowmap_rejections_total",
     Unit::Count,
-    "Valid requests that were not taken: too many requests, no room in the queue, or the server was stopping.",
+    "Requests that were not taken: too many requests, no room in the queue, or the server was stopping.",
     &[Label { name: "reason", values: Values::Fixed(&["requests", "queue", "unavailable"]) }],
 );
 /// Bytes of encoded images that were sent.
@@ -74,11 +75,11 @@ pub static BATCH_ROWS: Metric = Metric::histogram_of(
     "Rows of a forward, those that guidance adds included.",
     &[MODEL],
 );
-/// Different plans that shared a batch.
+/// Distinct numbers of evaluations per image that shared a batch.
 pub static BATCH_DISTINCT_PLANS: Metric = Metric::histogram_of(
     "flowmap_batch_distinct_plans",
     (Unit::Count, PLANS),
-    "Different (sampler, time grid) plans that shared a forward.",
+    "Distinct numbers of evaluations per image among the images that shared a forward.",
     &[MODEL],
 );
 /// Time of one forward with all that belongs to it.

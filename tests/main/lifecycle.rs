@@ -10,7 +10,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::support::{Gate, Server, Setup, all, next, open, request, until, within};
+use crate::support::{Gate, Server, Setup, all, get, next, open, request, until, within};
 
 const SERVICES: [&str; 2] = ["", "flowmap.v1.GenerationService"];
 
@@ -30,6 +30,21 @@ async fn a_started_server_is_ready_everywhere() {
     assert_eq!(health(&server, "other").await.unwrap_err().code(), Code::NotFound);
     assert_eq!(server.get("/healthz").await.0, 200);
     assert_eq!(server.get("/nothing").await.0, 404);
+}
+
+#[tokio::test]
+async fn probes_are_answered_while_models_load() {
+    let http = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let gate = Gate::default();
+    gate.close();
+    let setup = Setup::new().set("server.http_address", &http).slow_start(&gate);
+    let starting = tokio::spawn(setup.start());
+    until(async || tokio::net::TcpStream::connect(&http).await.is_ok()).await;
+    assert_eq!(get(&http, "/readyz").await, (503, "models are loading\n".into()));
+    assert_eq!(get(&http, "/healthz").await.0, 200);
+    gate.open();
+    let server = within(starting).await.unwrap();
+    until(async || server.get("/readyz").await.0 == 200).await;
 }
 
 #[tokio::test]

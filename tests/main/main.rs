@@ -8,6 +8,7 @@ mod command;
 mod lifecycle;
 mod mixed;
 mod observability;
+mod program;
 mod python;
 mod real;
 mod refusals;

@@ -26,13 +26,18 @@ async fn metrics_count_what_was_done_and_nothing_else() {
         series(&text).get("flowmap_images_total{model=\"counted@1\"}") == Some(&3.0)
     })
     .await;
+    // A request is counted when its last bytes have left.
+    until(async || {
+        let (_, text) = server.get("/metrics").await;
+        series(&text).get("flowmap_requests_total{method=\"Generate\",code=\"OK\"}") >= Some(&1.0)
+    })
+    .await;
     let (code, text) = server.get("/metrics").await;
     let series = series(&text);
     assert_eq!(code, 200);
     assert_eq!(series["flowmap_evaluations_total{model=\"counted@1\"}"], 12.0);
     assert_eq!(series["flowmap_queue_duration_seconds_count{model=\"counted@1\"}"], 3.0);
     assert!(series["flowmap_batch_rows_sum{model=\"counted@1\"}"] >= 12.0);
-    assert!(series["flowmap_requests_total{method=\"Generate\",code=\"OK\"}"] >= 1.0);
     assert!(series["flowmap_response_bytes_total"] > 0.0);
     assert_eq!(series["flowmap_images_running{model=\"counted@1\"}"], 0.0);
 }

@@ -24,6 +24,7 @@ async fn python(interpreter: &OsString, arguments: &[&str]) -> std::io::Result<O
 
 /// The interpreter to use, or why there is none.
 async fn interpreter() -> Result<OsString, String> {
+    #[expect(clippy::disallowed_methods, reason = "a test has no configuration")]
     let named = std::env::var_os("FLOWMAP_PYTHON").ok_or("FLOWMAP_PYTHON does not name an interpreter")?;
     match python(&named, &["-c", IMPORTS]).await {
         Err(e) => Err(format!("{named:?} cannot be run: {e}")),

@@ -66,7 +66,6 @@ impl Repository {
     pub(crate) async fn serve(&self) -> Serving {
         let settings = vec![
             ("models.repository", self.root().display().to_string()),
-            ("models.default", String::new()),
             // Samples of 3 KiB come in three pieces.
             ("server.chunk_bytes", "1024".into()),
         ];

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use flowmap::api::proto::v1;
 use flowmap::api::proto::v1::generate_response::Event;
+use flowmap::api::proto::v1::generation_service_client::GenerationServiceClient;
+use flowmap::domain::ModelInfo;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
-use crate::support::{Gate, Setup, all, next, open, request, until, within};
+use crate::support::{Gate, Setup, all, model, next, open, request, until, within};
 
 fn fields(status: &Status) -> Vec<String> {
     let violations = status.get_details_bad_request().map(|bad| bad.field_violations).unwrap_or_default();
@@ -49,6 +51,8 @@ async fn a_message_beyond_the_limit_is_not_read() {
     let mut client = server.client().await;
     let asked = v1::GenerateRequest { labels: vec![1; 1 << 20], ..request(1, 1) };
     assert_eq!(all(&mut client, asked).await.unwrap_err().code(), Code::OutOfRange);
+    let counted = "flowmap_requests_total{method=\"Generate\",code=\"OUT_OF_RANGE\"} 1";
+    until(async || server.get("/metrics").await.1.contains(counted)).await;
     assert!(all(&mut client, request(1, 1)).await.is_ok());
 }
 
@@ -97,6 +101,33 @@ async fn too_many_requests_are_refused_with_a_time_to_retry() {
     gate.open();
     while !matches!(next(&mut first).await.unwrap(), Event::Summary(_)) {}
     until(async || all(&mut client, request(1, 1)).await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn a_client_that_never_reads_keeps_nothing_beyond_its_deadline() {
+    let large = ModelInfo { shape: vec![3, 256, 256], ..model("unread") };
+    let setup = Setup::new().model(large).set("server.max_requests", 1).set("limits.max_deadline_ms", 2000);
+    let server = setup.start().await;
+    let mut client = server.client().await;
+    let mut reader = GenerationServiceClient::new(server.narrow_channel().await);
+    // Two images and their ends fit into the queue: the job is over at once, the answer is not.
+    let asked = v1::GenerateRequest { output_encoding: v1::OutputEncoding::Float32.into(), ..request(2, 1) };
+    let mut unread = open(&mut reader, asked).await.unwrap();
+    until(async || server.record.batches().iter().map(|batch| batch.rows.len()).sum::<usize>() == 2).await;
+    assert_eq!(
+        all(&mut client, request(1, 1)).await.unwrap_err().code(),
+        Code::ResourceExhausted,
+        "its place is taken"
+    );
+    until(async || all(&mut client, request(1, 1)).await.is_ok()).await;
+    let failure = loop {
+        match next(&mut unread).await {
+            Ok(Event::Summary(_)) => panic!("the summary was kept"),
+            Ok(_) => (),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(failure.code(), Code::DeadlineExceeded);
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
-use crate::support::{Setup, all, request, within};
+use crate::support::{Setup, all, request, until, within};
 
 /// Sends bytes as they are and ignores what comes back.
 #[derive(Clone, Copy)]
@@ -106,6 +106,20 @@ fn no_message_kills_the_server() {
         assert!(all(&mut server.client().await, request(1, 1)).await.is_ok());
         assert!(!server.served.is_finished());
     });
+}
+
+#[tokio::test]
+async fn a_request_whose_body_never_comes_has_a_place_and_loses_it() {
+    let server = Setup::new().set("server.max_requests", 1).set("limits.max_deadline_ms", 1000).start().await;
+    let mut slow = tonic::client::Grpc::new(server.channel().await);
+    slow.ready().await.unwrap();
+    let path = "/flowmap.v1.GenerationService/Generate".parse().unwrap();
+    let silence = tokio_stream::pending::<Vec<u8>>();
+    let slow = tokio::spawn(async move { slow.streaming(Request::new(silence), path, Raw).await.map(|_| ()) });
+    let mut client = server.client().await;
+    until(async || all(&mut client, request(1, 1)).await.is_err_and(|e| e.code() == Code::ResourceExhausted)).await;
+    assert_eq!(within(slow).await.unwrap().unwrap_err().code(), Code::DeadlineExceeded);
+    assert!(all(&mut client, request(1, 1)).await.is_ok());
 }
 
 #[tokio::test]

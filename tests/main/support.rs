@@ -10,8 +10,8 @@ use flowmap::api::proto::v1::generation_service_client::GenerationServiceClient;
 use flowmap::app::{App, Parts};
 use flowmap::config::{Config, Layers, Override};
 use flowmap::domain::{Guidance, ModelId, ModelInfo, ModelRef, TimePairs};
-use flowmap::engine::Batch;
 use flowmap::engine::scripted::{Record, Scripted, Verdict};
+use flowmap::engine::{Batch, Engine};
 use flowmap::error::Result;
 use flowmap::shutdown::{Ending, Stopper, Stops};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -30,12 +30,14 @@ pub(crate) struct Setup {
     pub(crate) model: ModelInfo,
     pub(crate) settings: Vec<(&'static str, String)>,
     pub(crate) script: Box<dyn FnMut(&Batch) -> Verdict + Send>,
+    /// What the engine's making waits for.
+    pub(crate) start: Gate,
 }
 
 impl Setup {
     /// A model of 1 × 4 × 4 images with three classes and a device that does as it is told.
     pub(crate) fn new() -> Self {
-        Self { model: model("tiny"), settings: vec![], script: Box::new(|_| Verdict::Proceed) }
+        Self { model: model("tiny"), settings: vec![], script: Box::new(|_| Verdict::Proceed), start: Gate::default() }
     }
 
     /// Changes a setting.
@@ -65,12 +67,23 @@ impl Setup {
         })
     }
 
+    /// The engine is made when the gate opens.
+    pub(crate) fn slow_start(mut self, gate: &Gate) -> Self {
+        self.start = gate.clone();
+        self
+    }
+
     /// Starts it.
     pub(crate) async fn start(self) -> Server {
         let config = config(self.settings);
         let catalogue = Catalogue::new(Arc::new([self.model]), &ModelRef::default()).unwrap();
         let (engine, record) = Scripted::new(catalogue.models(), self.script);
-        let parts = Parts { catalogue, engine: Box::new(move || Ok(Box::new(engine))) };
+        let start = self.start;
+        let make = move || {
+            start.pass();
+            Ok(Box::new(engine) as Box<dyn Engine>)
+        };
+        let parts = Parts { catalogue, engine: Box::new(make) };
         let app = App::assemble(&config, parts).await.unwrap();
         let (grpc, http) = (app.grpc_address().to_string(), app.http_address().to_string());
         let (stopper, stops) = Stops::manual();
@@ -159,6 +172,12 @@ impl Server {
     /// A new connection.
     pub(crate) async fn channel(&self) -> Channel {
         Channel::from_shared(format!("http://{}", self.grpc)).unwrap().connect().await.unwrap()
+    }
+
+    /// A new connection whose streams take 64 KiB ahead of their readers.
+    pub(crate) async fn narrow_channel(&self) -> Channel {
+        let endpoint = Channel::from_shared(format!("http://{}", self.grpc)).unwrap();
+        endpoint.initial_stream_window_size(65_535).connect().await.unwrap()
     }
 
     /// A client on a new connection.

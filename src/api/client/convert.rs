@@ -12,7 +12,7 @@ use crate::error::{Error, Result, Violation};
 /// When to come back to a full server that does not say.
 const RETRY: Duration = Duration::from_secs(1);
 /// How [`Error::Unavailable`] begins: the server has said it already.
-const NOT_TAKING: &str = "the server is not taking requests: ";
+const UNAVAILABLE: &str = "unavailable: ";
 
 /// The error that a server told as `status`.
 pub(super) fn error(status: &Status) -> Error {
@@ -26,7 +26,7 @@ pub(super) fn error(status: &Status) -> Error {
         Code::Cancelled => Error::Cancelled,
         Code::Unavailable => Error::Unavailable(unavailable(message, retry_after)),
         Code::Internal => Error::Compute(internal(&details, message)),
-        code => Error::Unavailable(format!("it answered {code:?}: {message}")),
+        code => Error::Unavailable(format!("the server answered {code:?}: {message}")),
     }
 }
 
@@ -39,7 +39,7 @@ fn violations(details: &ErrorDetails, message: &str) -> Vec<Violation> {
 }
 
 fn unavailable(message: &str, retry_after: Option<Duration>) -> String {
-    let why = message.strip_prefix(NOT_TAKING).unwrap_or(message);
+    let why = message.strip_prefix(UNAVAILABLE).unwrap_or(message);
     match retry_after {
         Some(delay) => format!("{why}; retry in {} ms", delay.as_millis()),
         None => why.into(),
@@ -119,16 +119,6 @@ pub fn floats(image: &v1::Image) -> Result<Vec<f32>> {
     Ok(numbers.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect())
 }
 
-impl From<Sampler> for v1::Sampler {
-    fn from(sampler: Sampler) -> Self {
-        match sampler {
-            Sampler::FlowMap => Self::FlowMap,
-            Sampler::Euler => Self::Euler,
-            Sampler::Heun => Self::Heun,
-        }
-    }
-}
-
 impl TryFrom<v1::Sampler> for Sampler {
     type Error = Error;
 
@@ -164,7 +154,7 @@ mod tests {
         ] {
             assert_eq!(there_and_back(&told), told.to_string());
         }
-        let stopping = Error::Unavailable("it is stopping".into());
+        let stopping = Error::Unavailable("the server is stopping".into());
         assert_eq!(there_and_back(&stopping), format!("{stopping}; retry in 1000 ms"));
         assert!(there_and_back(&Error::Compute("secret".into())).ends_with("under this request's id, r1"));
     }

@@ -30,7 +30,13 @@ impl Reader<'_> {
             let description = format!("is {start}, must be in [0, 1): the uniform grid runs from here to 1");
             self.reject("initial_state.time", description);
         }
-        TimeGrid::uniform_from(start, if steps_fit { steps } else { 1 })
+        let grid = TimeGrid::uniform_from(start, if steps_fit { steps } else { 1 });
+        // Numbers have an end: equal steps from just below 1 meet.
+        if TimeGrid::new(grid.times().to_vec()).is_err() {
+            self.reject("initial_state.time", format!("is {start}, too close to 1 for {steps} steps"));
+            return TimeGrid::uniform(1);
+        }
+        grid
     }
 
     fn explicit_grid(&mut self, times: &[f64]) -> TimeGrid {

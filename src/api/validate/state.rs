@@ -9,37 +9,28 @@ use crate::domain::ModelInfo;
 /// Bytes of one element.
 const FLOAT32_BYTES: usize = size_of::<f32>();
 
-/// What the client may send.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Layout {
-    /// One state for all images.
-    Shared,
-    /// One state per image.
-    PerImage,
-}
+/// Largest magnitude of an element. Data and noise are of the order of 1, or of 255; what is far beyond means nothing to a
+/// network and ends in infinities.
+const MAX_MAGNITUDE: f32 = 1e6;
 
 impl Reader<'_> {
-    /// All states of the request, one after the other, or `None` for noise.
+    /// The states of the request, one for all images or one per image, or `None` for noise.
     pub(super) fn initial(&mut self, count: u32, model: &ModelInfo) -> Option<Arc<[f32]>> {
         let state = self.request.initial_state.as_ref()?;
         let Some(tensor) = &state.states else {
             self.reject("initial_state.states", "is missing");
             return None;
         };
-        let layout = self.layout(tensor, count, model)?;
-        let values = self.finite_values(tensor)?;
-        Some(match layout {
-            Layout::PerImage => values.into(),
-            Layout::Shared => values.repeat(count as usize).into(),
-        })
+        self.layout(tensor, count, model)?;
+        self.values(tensor)
     }
 
     /// Checks shape, length and size without looking at the data.
-    fn layout(&mut self, tensor: &v1::Tensor, count: u32, model: &ModelInfo) -> Option<Layout> {
+    fn layout(&mut self, tensor: &v1::Tensor, count: u32, model: &ModelInfo) -> Option<()> {
         let is_model_shape = |shape: &[u32]| shape.iter().map(|&d| d as usize).eq(model.shape.iter().copied());
-        let layout = match tensor.shape.as_slice() {
-            shape if is_model_shape(shape) => Layout::Shared,
-            [n, rest @ ..] if *n == count && is_model_shape(rest) => Layout::PerImage,
+        let states = match tensor.shape.as_slice() {
+            shape if is_model_shape(shape) => 1,
+            [n, rest @ ..] if *n == count && is_model_shape(rest) => count as usize,
             _ => {
                 let description = format!("must be {:?}, or the same after [{count}, …]", model.shape);
                 self.reject("initial_state.states.shape", description);
@@ -47,28 +38,21 @@ impl Reader<'_> {
             }
         };
         // The shapes of loaded models are sane and the count is within its bound, so that nothing can overflow here.
-        let image_bytes = model.elements() * FLOAT32_BYTES;
-        let all_bytes = image_bytes * count as usize;
-        let sent_bytes = if layout == Layout::Shared { image_bytes } else { all_bytes };
-        if tensor.float32_data.len() != sent_bytes {
-            let description = format!("has {} bytes, this shape has {sent_bytes}", tensor.float32_data.len());
+        let bytes = states * model.elements() * FLOAT32_BYTES;
+        if tensor.float32_data.len() != bytes {
+            let description = format!("has {} bytes, this shape has {bytes}", tensor.float32_data.len());
             self.reject("initial_state.states.float32_data", description);
             return None;
         }
-        if all_bytes > self.limits.max_request_bytes {
-            let most = self.limits.max_request_bytes;
-            let description = format!("makes {all_bytes} bytes over {count} images, the most is {most}");
-            self.reject("initial_state.states", description);
-            return None;
-        }
-        Some(layout)
+        Some(())
     }
 
-    fn finite_values(&mut self, tensor: &v1::Tensor) -> Option<Vec<f32>> {
+    fn values(&mut self, tensor: &v1::Tensor) -> Option<Arc<[f32]>> {
         let (elements, _) = tensor.float32_data.as_chunks::<FLOAT32_BYTES>();
-        let values: Vec<f32> = elements.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-        if let Some(position) = values.iter().position(|x| !x.is_finite()) {
-            let description = format!("element {position} is {}, must be finite", values[position]);
+        let values: Arc<[f32]> = elements.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+        if let Some(position) = values.iter().position(|x| !(-MAX_MAGNITUDE..=MAX_MAGNITUDE).contains(x)) {
+            let (value, most) = (values[position], MAX_MAGNITUDE);
+            let description = format!("element {position} is {value}, must be a number from -{most} to {most}");
             self.reject("initial_state.states.float32_data", description);
             return None;
         }

@@ -9,6 +9,7 @@ use indicatif::ProgressBar;
 use super::Backend;
 use super::order::{Order, Times};
 use super::row::{Row, Timing};
+use crate::app::EMBEDDED_DEFAULT;
 use crate::checkpoint::Repository;
 use crate::cli::inspect::{told_guidance, told_pairs};
 use crate::domain::{Guidance, ModelInfo, ModelRef, Sampler, TimeGrid};
@@ -37,7 +38,8 @@ impl Local {
     pub(super) fn open(models: Option<&Path>, name: &str) -> Result<Self> {
         let reference: ModelRef = name.parse().map_err(|e| Error::Config(vec![format!("--model {name}: {e}")]))?;
         let repository = models.map_or_else(|| Ok(Repository::embedded()), Repository::open)?;
-        let id = repository.resolve(&reference, None)?;
+        let embedded = ModelRef { name: Some(EMBEDDED_DEFAULT.into()), version: None };
+        let id = repository.resolve(&reference, models.is_none().then_some(&embedded))?;
         let checkpoint = repository.load(&id)?;
         let net = model::load(&checkpoint, &Device::Cpu)?;
         Ok(Self { info: checkpoint.manifest.info(id), net })
@@ -100,5 +102,15 @@ impl Backend for Local {
             images,
             timing,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_name_the_embedded_default_is_taken() {
+        assert_eq!(Local::open(None, "").unwrap().info.id.name, EMBEDDED_DEFAULT);
     }
 }

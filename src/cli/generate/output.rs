@@ -7,14 +7,13 @@ use safetensors::tensor::{Dtype, TensorView};
 use super::order::Order;
 use super::row::Row;
 use super::{npy, sheet};
+use crate::api::proto::NULL_LABEL;
 use crate::domain::ModelInfo;
 use crate::error::{Error, Result};
 use crate::picture::{png, to_u8};
 
 /// The picture's file where no other is named.
 const DEFAULT_PICTURE: &str = "flowmap.png";
-/// How null labels are stored.
-const NULL_LABEL: i32 = -1;
 
 /// Which files to write, and where.
 #[derive(Debug, Default, clap::Args)]

@@ -10,7 +10,7 @@ use super::row::{Row, Timing};
 use super::{Backend, DEFAULT_SERVER};
 use crate::api::Client;
 use crate::api::client::{Generation, floats};
-use crate::api::proto::v1;
+use crate::api::proto::{NULL_LABEL, v1};
 use crate::domain::{ModelInfo, Sampler};
 use crate::error::{Error, Result};
 
@@ -62,7 +62,7 @@ impl Backend for Remote {
 /// [`Error::Config`] for more images than a request can name.
 fn request(order: &Order, times: &Times) -> Result<v1::GenerateRequest> {
     let count = u32::try_from(order.labels.len()).map_err(|_| Error::Config(vec!["--count: is too large".into()]))?;
-    let label = |label: &Option<u32>| label.and_then(|label| i32::try_from(label).ok()).unwrap_or(-1);
+    let label = |label: &Option<u32>| label.and_then(|label| i32::try_from(label).ok()).unwrap_or(NULL_LABEL);
     let (steps, time_grid) = match times {
         Times::Steps(steps) => (Some(*steps), None),
         Times::Grid(grid) => (None, Some(v1::TimeGrid { times: grid.times().to_vec() })),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::order::{Order, Times};
+use crate::api::proto::micros;
 use crate::domain::Sampler;
 
 /// The images of one request.
@@ -111,10 +112,6 @@ pub(super) fn json(order: &Order, rows: &[Row], files: &[PathBuf]) -> Value {
         "requests": rows.iter().map(Row::json).collect::<Vec<_>>(),
         "files": files,
     })
-}
-
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// A duration in the unit of latencies, with two or more significant digits.

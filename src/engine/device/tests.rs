@@ -172,12 +172,19 @@ fn a_given_state_is_where_a_row_begins() {
 }
 
 #[test]
+fn a_single_given_state_serves_every_row() {
+    let rows = (0..3).map(|index| jump(index.into(), given(&[0.1, 0.2, 0.3], index), true)).collect();
+    let outcomes = step(&mut engine(2), rows);
+    assert!(matches!(outcomes[0], Outcome::Finished(_)) && outcomes.iter().all(|outcome| *outcome == outcomes[0]));
+}
+
+#[test]
 fn a_row_that_cannot_go_on_fails_alone() {
     let bad_label = RowStep { label: Some(3), ..jump(5, given(&[0.0; 3], 0), true) };
     let rows = vec![
         jump(1, given(&[f32::INFINITY, 0.0, 0.0], 0), false),
         jump(2, given(&[0.0; 3], 0), true),
-        jump(3, given(&[0.0; 3], 1), true),
+        jump(3, given(&[0.0; 6], 2), true),
         jump(4, None, true),
         bad_label,
     ];

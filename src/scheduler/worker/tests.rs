@@ -213,6 +213,80 @@ async fn draining_finishes_what_was_taken_and_refuses_the_rest() {
 }
 
 #[tokio::test]
+async fn what_was_submitted_before_a_drain_is_finished() {
+    let limits = limits(4);
+    let catalogue: Arc<[ModelInfo]> = vec![model("a", 1)].into();
+    let (handle, commands) = channel(&limits);
+    let mut submission = Box::pin(handle.submit(job(0, 2, 3)));
+    assert!(poll(submission.as_mut()).is_pending());
+    handle.drain();
+    let (engine, _) = Scripted::new(&catalogue, |_| Verdict::Proceed);
+    let worker = std::thread::spawn(move || run(commands, Box::new(engine), catalogue, limits, Instant::now));
+    let mut ticket = submission.await.unwrap();
+    assert!(matches!(rest(&mut ticket).await.1, JobEvent::Finished(_)));
+    worker.join().unwrap();
+}
+
+#[tokio::test]
+async fn a_failed_job_leaves_nothing_on_the_engine() {
+    let rig = rig(&limits(2), |_, _| Verdict::FailRow(0));
+    let mut ticket = rig.handle.submit(job(0, 2, 2)).await.unwrap();
+    assert!(matches!(failed(&rest(&mut ticket).await.1), Error::Compute(_)));
+    // The worker is idle, and nothing will wake it.
+    assert_eq!(rig.record.released().len(), 2);
+    rig.end();
+}
+
+/// Runs `script` over jobs that `client` submits, with metrics of their own; returns these.
+fn metered(
+    script: impl FnMut(&Batch, &VirtualClock) -> Verdict + Send + 'static,
+    client: impl AsyncFnOnce(Handle, VirtualClock) + Send + 'static,
+) -> String {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let limits = limits(4);
+    let catalogue: Arc<[ModelInfo]> = vec![model("a", 3)].into();
+    let (handle, commands) = channel(&limits);
+    let clock = VirtualClock::new();
+    let (theirs, ticking) = (clock.clone(), clock.clone());
+    let client = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(client(handle, theirs));
+    });
+    let mut script = script;
+    let (engine, _) = Scripted::new(&catalogue, move |batch| {
+        ticking.advance(TICK);
+        script(batch, &ticking)
+    });
+    metrics::with_local_recorder(&recorder, || {
+        run(commands, Box::new(engine), Arc::clone(&catalogue), limits.clone(), || clock.now());
+    });
+    client.join().unwrap();
+    recorder.handle().render()
+}
+
+#[test]
+fn a_caller_that_leaves_at_its_deadline_did_not_cancel() {
+    let (give, take) = hand_over::<Ticket>();
+    let text = metered(
+        move |_, clock| {
+            clock.advance(TICK);
+            drop(take());
+            Verdict::Proceed
+        },
+        async move |handle, clock| {
+            let late = Job { deadline: Some(clock.now() + 2 * TICK), ..job(0, 3, 50) };
+            give.send(handle.submit(late).await.unwrap()).unwrap();
+        },
+    );
+    for line in [
+        r#"flowmap_images_cancelled_total{model="a@3",reason="deadline"} 3"#,
+        r#"flowmap_images_cancelled_total{model="a@3",reason="cancelled"} 0"#,
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+}
+
+#[tokio::test]
 async fn an_idle_worker_hears_of_the_drain() {
     let rig = rig(&limits(1), |_, _| Verdict::Proceed);
     rig.handle.ready().await.unwrap();
@@ -247,30 +321,18 @@ async fn dropping_the_last_handle_finishes_what_was_taken() {
 
 #[test]
 fn every_metric_has_its_name_labels_and_value() {
-    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
-    let limits = limits(4);
-    let catalogue: Arc<[ModelInfo]> = vec![model("a", 3)].into();
-    let (handle, commands) = channel(&limits);
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let client = std::thread::spawn(move || {
-        runtime.block_on(async move {
+    let text = metered(
+        |batch, _| match batch.rows.len() {
+            3 => Verdict::Fail(Error::Compute("scripted".into())),
+            _ => Verdict::Proceed,
+        },
+        async |handle, _| {
             let mut two = handle.submit(job(0, 1, 2)).await.unwrap();
             rest(&mut two).await;
             let mut failing = handle.submit(job(0, 3, 1)).await.unwrap();
             rest(&mut failing).await;
-        });
-    });
-    let clock = VirtualClock::new();
-    let ticking = clock.clone();
-    let (engine, _) = Scripted::new(&catalogue, move |batch| {
-        ticking.advance(TICK);
-        if batch.rows.len() == 3 { Verdict::Fail(Error::Compute("scripted".into())) } else { Verdict::Proceed }
-    });
-    metrics::with_local_recorder(&recorder, || {
-        run(commands, Box::new(engine), Arc::clone(&catalogue), limits.clone(), || clock.now());
-    });
-    client.join().unwrap();
-    let text = recorder.handle().render();
+        },
+    );
     for line in [
         r#"flowmap_images_total{model="a@3"} 1"#,
         r#"flowmap_evaluations_total{model="a@3"} 2"#,
