@@ -93,7 +93,7 @@ impl Batch {
         workers.map((0..rows).step_by(size), |from| {
             let part = |tensor: &Tensor| tensor.narrow(0, from, size.min(rows - from));
             let part = Self { x: part(&self.x)?, s: part(&self.s)?, t: part(&self.t)?, labels: part(&self.labels)? };
-            Ok(drop(part.whole(net)?))
+            part.whole(net).map(drop).map_err(Into::into)
         })?;
         Ok(())
     }

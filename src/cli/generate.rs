@@ -1,7 +1,7 @@
 //! `flowmap generate`: the command-line client of a server, or the same without one.
 //!
 //! One request is made for each number of steps, all from the same noise, so that the rows of the picture differ in
-//! nothing else. Whether a server or this process makes the images is behind [`Backend`].
+//! nothing else. Whether a server or this process makes the images is behind `Backend`.
 
 mod local;
 mod npy;

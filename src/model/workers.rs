@@ -76,7 +76,10 @@ mod tests {
         let failed = workers.map(0..9, |i| if i % 4 == 3 { Err(Error::Compute(i.to_string())) } else { Ok(()) });
         assert_eq!(failed.unwrap_err().to_string(), "computation failed: 3");
         let mut squares = [1, 2, 3];
-        workers.map(&mut squares, |n| Ok(*n *= *n))?;
+        workers.map(&mut squares, |n| {
+            *n *= *n;
+            Ok(())
+        })?;
         assert_eq!((squares, workers.count()), ([1, 4, 9], 3));
         Ok(())
     }
