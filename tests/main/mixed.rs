@@ -62,10 +62,11 @@ fn alone(net: &dyn FlowMap, shape: &[usize], classes: u32, seed: u64) -> Vec<Vec
     end.flatten_from(1).unwrap().to_vec2().unwrap()
 }
 
-/// The sum and the number of a histogram's observations.
+/// The sum and the number of a histogram's observations of the model: other tests of this process have theirs.
 fn histogram(metrics: &str, name: &str) -> (f64, f64) {
     let value = |suffix: &str| {
-        let line = metrics.lines().find(|line| line.starts_with(&format!("{name}_{suffix}{{")));
+        let series = format!("{name}_{suffix}{{model=\"fashion-mnist@1\"}}");
+        let line = metrics.lines().find(|line| line.starts_with(&series));
         line.and_then(|line| line.rsplit(' ').next()).unwrap().parse::<f64>().unwrap()
     };
     (value("sum"), value("count"))
