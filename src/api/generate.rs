@@ -199,6 +199,7 @@ impl Delivery {
             evaluations: image.evaluations,
             queue_us: micros(image.queued),
             compute_us: micros(image.computed),
+            ..Default::default()
         };
         let data = self.encoding.encode(image.state, info).await?;
         self.pieces(head, data).await
@@ -251,9 +252,11 @@ fn opening(job: &Job, model: &ModelInfo, encoding: Encoding) -> v1::Accepted {
         seed: job.seed,
         output_encoding: encoding.to_wire().into(),
         queue_position: 0,
+        ..Default::default()
     }
 }
 
 fn closing(summary: Summary) -> v1::Summary {
-    v1::Summary { images: summary.images, evaluations: summary.evaluations, total_us: micros(summary.total) }
+    let total_us = micros(summary.total);
+    v1::Summary { images: summary.images, evaluations: summary.evaluations, total_us, ..Default::default() }
 }

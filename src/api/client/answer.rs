@@ -37,6 +37,7 @@ impl Answer {
                 self.summary = Some(summary);
                 Ok(None)
             }
+            (Event::Preview(_), None) => Ok(None),
             (Event::Accepted(_), _) => Err(breach("`accepted` came twice")),
             (Event::ImageChunk(_), None) => Err(breach("`image_chunk` came without an open image")),
             (_, Some(open)) => Err(breach(&format!("image {} was never completed", open.image.index))),

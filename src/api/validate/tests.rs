@@ -170,6 +170,7 @@ fn every_wrong_field_is_named() {
         output_encoding: -1,
         deadline_ms: Some(0),
         request_id: "tab\t".into(),
+        ..empty()
     };
     let want = [
         "request_id",
@@ -283,7 +284,7 @@ prop_compose! {
         let model = model.into();
         v1::GenerateRequest {
             model, count, steps, time_grid, sampler, labels, guidance, seed, initial_state, output_encoding,
-            deadline_ms, request_id,
+            deadline_ms, request_id, ..Default::default()
         }
     }
 }

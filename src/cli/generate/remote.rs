@@ -80,6 +80,7 @@ fn request(order: &Order, times: &Times) -> Result<v1::GenerateRequest> {
         output_encoding: v1::OutputEncoding::Float32.into(),
         deadline_ms: order.deadline_ms,
         request_id: order.request_id(times),
+        ..Default::default()
     })
 }
 
