@@ -8,5 +8,5 @@ mod job;
 mod model;
 
 pub use grid::{Evaluation, Rule, Sampler, TimeGrid};
-pub use job::{Accepted, Image, Job, JobEvent, Summary};
+pub use job::{Accepted, Image, Job, JobEvent, Preview, Priority, Source, StepsReason, Summary};
 pub use model::{Guidance, ModelId, ModelInfo, ModelKey, ModelRef, TimePairs};

@@ -49,7 +49,7 @@ impl Generation {
             "generate",
             request_id = &*self.job.request_id,
             model = %self.model().id,
-            count = self.job.labels.len(),
+            count = self.job.sources.len(),
             steps = self.job.grid.steps(),
         )
     }
@@ -57,8 +57,13 @@ impl Generation {
     async fn run(self, messages: mpsc::Sender<v1::GenerateResponse>, mut stream: Overseer, observation: Observation) {
         let Self { shared, job, encoding, permit } = self;
         let (request_id, deadline) = (Arc::clone(&job.request_id), job.deadline);
-        let mut delivery =
-            Delivery { labels: job.labels.clone(), shared, encoding, messages, progress: Progress::new() };
+        let mut delivery = Delivery {
+            labels: job.sources.iter().map(|source| source.label).collect(),
+            shared,
+            encoding,
+            messages,
+            progress: Progress::new(),
+        };
         let served = tokio::select! {
             biased;
             outcome = delivery.serve(job) => outcome,
@@ -169,12 +174,13 @@ impl Delivery {
         let (model, sampler) = (job.model, job.sampler);
         let mut opening = opening(&job, self.shared.catalogue.info(model), self.encoding);
         let mut ticket = submit(&self.shared, job).await?;
-        let Accepted { evaluations, queue_position } = ticket.accepted;
+        let Accepted { evaluations, queue_position, .. } = ticket.accepted;
         opening.evaluations = evaluations;
         opening.queue_position = u32::try_from(queue_position).unwrap_or(u32::MAX);
         self.send(Event::Accepted(opening)).await?;
         while let Some(event) = ticket.next().await {
             match event {
+                JobEvent::Preview(_) => {}
                 JobEvent::Image(image) => self.image(image, sampler, model).await?,
                 JobEvent::Finished(summary) => return self.send(Event::Summary(closing(summary))).await,
                 JobEvent::Failed(error) => return Err(error),
@@ -230,8 +236,9 @@ impl Delivery {
 
 /// Hands the job over and counts a refusal.
 async fn submit(shared: &Shared, job: Job) -> Result<Ticket> {
-    let submitted = shared.scheduler.submit(job).await;
+    let submitted = shared.scheduler.submit(job);
     let reason = match &submitted {
+        Err(Error::Overloaded { predicted: Some(_), .. }) => "deadline",
         Err(Error::Overloaded { .. }) => "queue",
         Err(Error::Unavailable(_)) => "unavailable",
         _ => return submitted,
@@ -249,7 +256,7 @@ fn opening(job: &Job, model: &ModelInfo, encoding: Encoding) -> v1::Accepted {
         sampler: v1::Sampler::from(job.sampler).into(),
         evaluations: 0,
         guidance: job.guidance,
-        seed: job.seed,
+        seed: job.sources.first().map_or(0, |source| source.seed),
         output_encoding: encoding.to_wire().into(),
         queue_position: 0,
         ..Default::default()

@@ -83,7 +83,7 @@ impl Service {
         Arc::clone(requests).try_acquire_owned().map_err(|_| {
             let (reason, error) = match stopping.load(Ordering::Acquire) {
                 true => ("unavailable", Error::Unavailable("the server is shutting down".into())),
-                false => ("requests", Error::Overloaded { retry_after: REQUESTS_RETRY }),
+                false => ("requests", Error::Overloaded { retry_after: REQUESTS_RETRY, predicted: None }),
             };
             metrics::REJECTIONS.counter([reason]).increment(1);
             error

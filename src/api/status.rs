@@ -94,7 +94,7 @@ fn summary(violations: &[Violation]) -> String {
 
 fn retry_after(error: &Error) -> Option<Duration> {
     match error {
-        Error::Overloaded { retry_after } => Some(*retry_after),
+        Error::Overloaded { retry_after, .. } => Some(*retry_after),
         Error::Unavailable(_) => Some(UNAVAILABLE_RETRY),
         _ => None,
     }

@@ -18,7 +18,7 @@ use super::catalogue::Catalogue;
 use super::encode::Encoding;
 use super::proto::{NULL_LABEL, v1};
 use super::settings::Limits;
-use crate::domain::{Job, ModelInfo, ModelKey, ModelRef, Sampler, TimeGrid};
+use crate::domain::{Job, ModelInfo, ModelKey, ModelRef, Priority, Sampler, Source, TimeGrid};
 use crate::error::{Error, Result, Violation};
 
 /// Longest request id, in characters.
@@ -68,7 +68,21 @@ pub(super) fn parse(
     reader.finish()?;
     let seed = request.seed.unwrap_or(arrival.seed);
     let deadline = Some(deadline);
-    let job = Job { request_id, model, sampler, grid, seed, labels, guidance, initial, deadline };
+    let sources = (0..).zip(labels).map(|(index, label)| Source::noise(seed, index, label)).collect();
+    let job = Job {
+        request_id,
+        tenant: "".into(),
+        priority: Priority::Normal,
+        model,
+        sampler,
+        min_steps: u32::try_from(grid.steps()).unwrap_or(u32::MAX),
+        grid,
+        sources,
+        guidance,
+        initial,
+        deadline,
+        previews: None,
+    };
     Ok(Parsed { job, encoding })
 }
 

@@ -21,7 +21,7 @@ pub(super) fn error(status: &Status) -> Error {
     match status.code() {
         Code::InvalidArgument => Error::Invalid(violations(&details, message)),
         Code::NotFound => Error::NotFound(message.into()),
-        Code::ResourceExhausted => Error::Overloaded { retry_after: retry_after.unwrap_or(RETRY) },
+        Code::ResourceExhausted => Error::Overloaded { predicted: None, retry_after: retry_after.unwrap_or(RETRY) },
         Code::DeadlineExceeded => Error::DeadlineExceeded,
         Code::Cancelled => Error::Cancelled,
         Code::Unavailable => Error::Unavailable(unavailable(message, retry_after)),
