@@ -21,6 +21,8 @@ pub mod worker;
 
 mod brown_out;
 mod calibrate;
+#[cfg(test)]
+mod checked;
 mod desk;
 mod exchange;
 mod forecast;
@@ -32,9 +34,9 @@ mod queue;
 mod slot;
 mod tags;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
-/// What threads meet with; the tests of `desk` put a checker's in their place.
+/// What threads meet with; the module `checked` has a checker's in their place.
 mod sync {
     pub(super) use std::sync::{Condvar, Mutex, MutexGuard};
 }

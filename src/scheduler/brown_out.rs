@@ -5,11 +5,14 @@
 //! lower one, so that demand meets the devices' capacity exactly and no more is given up than must be.
 //!
 //! **Why it does not oscillate.** Demand is what requests *ask* for, not what they get: nothing that the controller
-//! does changes its own input. It is measured over the last [`window`](super::limits::BrownOutLimits::window) by an
-//! exponential mean, hence gone soon after the load is gone. Work counts at the rate at which its deadline wants it
-//! done, so that a large job with time to spare is no overload; a backlog that nobody's deadline presses counts as if
-//! it had to be gone within [`PATIENCE`].
+//! does changes its own input. It is the sum of their densities, each one's work divided by the time that it has
+//! (the utilisation test of real-time scheduling: Liu, Layland 1973), where a request counts until that time is over,
+//! and for no less than a [`window`](super::limits::BrownOutLimits::window), which makes the sum calm. So a large job
+//! with time to spare is no overload, and an overload is forgotten soon after it is gone. A backlog that nobody's
+//! deadline presses counts as if it had to be gone within [`PATIENCE`].
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
 use super::limits::BrownOutLimits;
@@ -17,8 +20,11 @@ use super::limits::BrownOutLimits;
 /// The caps, from the one that caps nothing (256 is the most that a step count is worth distinguishing).
 const CAPS: [u32; 9] = [256, 128, 64, 32, 16, 8, 4, 2, 1];
 
-/// How long a backlog may take that no deadline presses.
+/// How long a backlog may take that no deadline presses; and the longest that a request counts beside it.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Densities are counted in parts of a billion.
+const DENSITY_UNIT: f64 = 1e9;
 
 /// The golden ratio's fraction: its multiples are spread evenly and follow no pattern that arrivals could have.
 const GOLDEN: f64 = 0.618_033_988_749_894_9;
@@ -27,10 +33,15 @@ const GOLDEN: f64 = 0.618_033_988_749_894_9;
 #[derive(Debug)]
 pub(super) struct BrownOut {
     limits: Option<BrownOutLimits>,
-    /// Device seconds asked for within the window, at each cap.
-    asked: [f64; CAPS.len()],
-    measured: Option<Instant>,
+    /// Device seconds a second that are asked for, at each cap.
+    density: [f64; CAPS.len()],
+    /// The requests that count, by when they cease to.
+    counted: BinaryHeap<Reverse<Counted>>,
 }
+
+/// A request that counts until a time: the density of a step in [`DENSITY_UNIT`]s, steps, fewest steps. Whole numbers
+/// are ordered, and what was added is taken away again.
+type Counted = (Instant, u64, u32, u32);
 
 /// What a request asks for.
 #[derive(Debug, Clone, Copy)]
@@ -80,30 +91,33 @@ impl Level {
 impl BrownOut {
     /// A controller without demand; one without limits caps nothing.
     pub(super) fn new(limits: Option<BrownOutLimits>) -> Self {
-        Self { limits, asked: [0.0; CAPS.len()], measured: None }
+        Self { limits, density: [0.0; CAPS.len()], counted: BinaryHeap::new() }
     }
 
     /// Takes in that a request has come.
     pub(super) fn arrive(&mut self, demand: Demand, now: Instant) {
         let Some(limits) = self.limits else { return };
-        self.decay(limits.window, now);
-        let window = limits.window.as_secs_f64();
-        let pressing = window / demand.within.min(PATIENCE).as_secs_f64().max(window);
+        let within = demand.within.max(limits.window).max(Duration::from_millis(1));
+        let per_step = demand.seconds_per_step / within.as_secs_f64() * DENSITY_UNIT;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a float saturates; it is positive"
+        )]
+        let per_step = per_step.round() as u64;
         let floor = demand.min_steps.max(limits.min_steps);
-        for (asked, cap) in self.asked.iter_mut().zip(CAPS) {
-            let steps = demand.steps.min(cap.max(floor));
-            *asked += pressing * demand.seconds_per_step * f64::from(steps);
-        }
+        let counted = (now + within.min(PATIENCE), per_step, demand.steps, floor);
+        self.add(&counted, 1.0);
+        self.counted.push(Reverse(counted));
     }
 
     /// How far steps are given up now, by `devices` devices that have `backlog` seconds of work before them.
     pub(super) fn level(&mut self, devices: usize, backlog: f64, now: Instant) -> Level {
         let Some(limits) = self.limits else { return Level::FULL };
-        self.decay(limits.window, now);
+        self.forget(now);
         let capacity = limits.utilisation * devices as f64;
-        let whole = self.asked[0].max(f64::MIN_POSITIVE);
-        let window = limits.window.as_secs_f64().max(1e-3);
-        let demand = self.asked.map(|asked| asked / window + backlog / PATIENCE.as_secs_f64() * asked / whole);
+        let whole = self.density[0].max(f64::MIN_POSITIVE);
+        let demand = self.density.map(|density| density + backlog / PATIENCE.as_secs_f64() * density / whole);
         if demand[0] <= capacity {
             return Level::FULL;
         }
@@ -116,11 +130,21 @@ impl BrownOut {
         bounded(Level { cap: 1, lower: 1, fraction: 0.0 }, limits.min_steps)
     }
 
-    fn decay(&mut self, window: Duration, now: Instant) {
-        let since = self.measured.map_or(Duration::ZERO, |then| now.saturating_duration_since(then));
-        self.measured = Some(now);
-        let left = (-since.as_secs_f64() / window.as_secs_f64().max(1e-3)).exp();
-        self.asked.iter_mut().for_each(|asked| *asked *= left);
+    /// Forgets requests whose time is over.
+    fn forget(&mut self, now: Instant) {
+        while let Some(Reverse(counted)) = self.counted.peek().copied().filter(|Reverse((until, ..))| *until <= now) {
+            self.counted.pop();
+            self.add(&counted, -1.0);
+        }
+        if self.counted.is_empty() {
+            self.density = [0.0; CAPS.len()];
+        }
+    }
+
+    fn add(&mut self, &(_, per_step, steps, floor): &Counted, sign: f64) {
+        for (density, cap) in self.density.iter_mut().zip(CAPS) {
+            *density += sign * per_step as f64 * f64::from(steps.min(cap.max(floor))) / DENSITY_UNIT;
+        }
     }
 }
 

@@ -150,11 +150,6 @@ impl Cost {
         let fitting = if spare < 0.0 { 1 } else { (spare / per_row.max(SHORTEST_SECONDS * 1e-3)) as usize };
         fitting.clamp(1, max_rows.max(1))
     }
-
-    /// Predicted seconds for each row when forwards of `rows` rows follow one another.
-    pub(super) fn seconds_per_row(&self, rows: usize) -> f64 {
-        self.line.base / rows.max(1) as f64 + self.line.per_row
-    }
 }
 
 impl Point {
@@ -235,7 +230,6 @@ mod tests {
         assert!(close(cost.line().base, BASE, 1e-6) && close(cost.line().per_row, PER_ROW, 1e-6), "{:?}", cost.line());
         let within = |ms: u64| cost.rows_within(Duration::from_micros(ms * 1000 + 1), 64);
         assert_eq!((within(14), within(1), within(1000)), (10, 1, 64));
-        assert!(close(cost.seconds_per_row(4), 2e-3, 1e-6));
     }
 
     #[test]

@@ -125,6 +125,9 @@ impl Exchange {
     /// Ends a job whose owner went away.
     pub(super) fn cancel(&self, id: JobId) {
         self.desk.announce(|state| {
+            // Callers leave when their deadline has passed, and that is not a cancellation.
+            let expired = state.core.tick((self.clock)());
+            state.deliver(expired);
             let event = state.core.cancel(id);
             state.deliver(event);
         });
@@ -224,7 +227,6 @@ impl State {
     }
 
     fn turn(&mut self, device: DeviceId, now: Instant) -> Option<Turn> {
-        // Deadlines go first: callers leave when theirs has passed, and that is not a cancellation.
         let expired = self.core.tick(now);
         self.deliver(expired);
         if self.phase == Phase::Aborting {

@@ -88,7 +88,8 @@ impl InFlight {
         let late = !outlook.fits(2, 0.0);
         if late || outlook.squeezed {
             self.finishing = true;
-            self.reason = if late { outlook.cause } else { StepsReason::Overload };
+            let is_own = late || outlook.cause == StepsReason::Shutdown;
+            self.reason = if is_own { outlook.cause } else { StepsReason::Overload };
         }
     }
 

@@ -93,6 +93,12 @@ pub struct Load {
 type Candidate = Reverse<(VirtualTime, JobId, u32, Cursor)>;
 
 impl Queue {
+    /// Whether nothing is left of any job or tenant.
+    #[cfg(test)]
+    pub(super) fn is_pristine(&self) -> bool {
+        self.jobs.is_empty() && self.by_target.is_empty() && self.tenants.is_empty() && self.turns.is_empty()
+    }
+
     /// Virtual time of a tenant.
     pub(super) fn turn(&self, tenant: &str) -> VirtualTime {
         self.tenants.get(tenant).map(|tenant| tenant.virtual_time).unwrap_or_default()
@@ -105,11 +111,12 @@ impl Queue {
             self.turns.push_back(Arc::clone(&name));
         }
         let tenant = self.tenants.entry(name).or_default();
-        let due = |id: &JobId| self.jobs.get(id).map_or(0, |other| other.due(tenant.virtual_time));
+        let progress = Progress::new(job, admission);
+        let due = |id: &JobId| self.jobs.get(id).map_or(0, |other| other.due(progress.tag(0)));
         let ahead = tenant.jobs.iter().map(due).sum();
         tenant.jobs.insert(id);
         self.by_target.insert((admission.target, id));
-        self.jobs.insert(id, Progress::new(job, admission));
+        self.jobs.insert(id, progress);
         ahead
     }
 
@@ -126,7 +133,7 @@ impl Queue {
                 }
                 choice.take(*id, index, width);
                 if let Some(tenant) = self.tenants.get_mut(job.tenant()) {
-                    tenant.deficit = (tenant.deficit - width as i64).max(-(room.rows as i64));
+                    tenant.deficit = (tenant.deficit - signed(width)).max(-signed(room.rows));
                 }
             }
         }
@@ -138,20 +145,23 @@ impl Queue {
     /// early.
     fn pressed(&self, room: &Room) -> (Vec<JobId>, bool) {
         let full = (room.rows * room.devices.max(1)).max(1) as u64;
-        let (mut pressed, mut squeezed, mut ahead) = (Vec::new(), false, 0);
+        let mut jobs = Vec::with_capacity(self.by_target.len());
+        let (mut first, mut squeezed, mut ahead) = (0, false, 0);
         for &(target, id) in &self.by_target {
             let Some(job) = self.jobs.get(&id) else { continue };
             let target = room.curfew.map_or(target, |curfew| target.min(curfew));
             let is_over = |forwards: u64| room.now + times(room.cycle, forwards) > target;
             ahead += job.mandatory_work();
-            let behind = ahead.div_ceil(full);
-            if is_over(job.forwards(full) + 1) || is_over(behind + 1) {
-                pressed.push(id);
+            jobs.push((id, is_over(job.forwards(full) + 1)));
+            if is_over(ahead.div_ceil(full) + 1) {
+                // It depends on all that are ahead of it: these go first.
+                first = jobs.len();
+                // With room for everyone, nobody is helped by another one's end.
+                squeezed |= ahead > full;
             }
-            // With room for everyone, nobody is helped by another one's end.
-            squeezed |= ahead > full && is_over(behind + 1);
         }
-        (pressed, squeezed)
+        let pressed = jobs.iter().enumerate().filter(|(place, (_, alone))| *place < first || *alone);
+        (pressed.map(|(_, (id, _))| *id).collect(), squeezed)
     }
 
     /// Fills what room is left with images of jobs that are not pressed.
@@ -282,11 +292,11 @@ fn fill(
             tenant.deficit -= QUANTUM;
             return false;
         }
-        if tenant.deficit < width as i64 {
+        if tenant.deficit < signed(width) {
             return true;
         }
         heap.pop();
-        tenant.deficit -= width as i64;
+        tenant.deficit -= signed(width);
         choice.take(id, index, width);
         heap.extend(candidate(job, id, cursor, room.device));
     }
@@ -296,6 +306,10 @@ fn fill(
 fn candidate(job: &Progress, id: JobId, mut cursor: Cursor, device: DeviceId) -> Option<Candidate> {
     let index = job.advance(&mut cursor, device)?;
     Some(Reverse((job.tag(index), id, index, cursor)))
+}
+
+fn signed(rows: usize) -> i64 {
+    i64::try_from(rows).unwrap_or(i64::MAX)
 }
 
 /// `duration` times `count`, and never an overflow.

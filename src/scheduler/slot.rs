@@ -46,3 +46,25 @@ impl Slot {
         self.newest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn preview(index: u32, evaluations: u32) -> Preview {
+        Preview { index, state: Vec::new(), evaluations }
+    }
+
+    #[tokio::test]
+    async fn the_newest_of_each_image_stays_and_a_finished_image_has_none() {
+        let slot = Slot::default();
+        for (index, evaluations) in [(0, 1), (1, 1), (0, 2), (2, 1)] {
+            slot.put(preview(index, evaluations));
+        }
+        slot.forget(2);
+        slot.filled().await;
+        let taken: Vec<(u32, u32)> =
+            std::iter::from_fn(|| slot.take()).map(|preview| (preview.index, preview.evaluations)).collect();
+        assert_eq!(taken, [(0, 2), (1, 1)]);
+    }
+}
