@@ -4,8 +4,11 @@ pub mod config;
 pub mod eval;
 pub mod generate;
 pub mod inspect;
+pub mod reproduce;
 pub mod serve;
 pub mod train;
+
+mod receipts;
 
 use std::io::{ErrorKind, Write};
 
@@ -30,6 +33,7 @@ pub struct Cli {
 enum Command {
     Serve(serve::Args),
     Generate(generate::Args),
+    Reproduce(reproduce::Args),
     Inspect(inspect::Args),
     Config(config::Args),
     Train(train::Args),
@@ -45,6 +49,7 @@ impl Cli {
         match self.command {
             Command::Serve(args) => serve::main(&args),
             Command::Generate(args) => generate::main(&args),
+            Command::Reproduce(args) => reproduce::main(&args),
             Command::Inspect(args) => inspect::main(&args),
             Command::Config(args) => config::main(&args),
             Command::Train(args) => train::main(&args),

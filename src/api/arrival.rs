@@ -67,7 +67,8 @@ impl Arrival {
 
 fn tenant(headers: &HeaderMap) -> Result<Arc<str>> {
     let Some(value) = headers.get(TENANT_HEADER) else { return Ok("".into()) };
-    let is_name = |name: &&str| name.len() <= MAX_TENANT_CHARS && name.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    let is_name =
+        |name: &&str| name.len() <= MAX_TENANT_CHARS && name.bytes().all(|byte| (b' '..=b'~').contains(&byte));
     let name = value.to_str().ok().filter(is_name);
     name.map(Into::into).ok_or_else(|| {
         Error::invalid(TENANT_HEADER, format!("is not at most {MAX_TENANT_CHARS} printable ASCII characters"))

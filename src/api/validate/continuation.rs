@@ -181,3 +181,134 @@ fn walked(times: &[f64]) -> Option<Arc<[f64]>> {
 fn source(receipt: &v1::Receipt) -> Source {
     Source::noise(receipt.seed, receipt.index, None)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::validate::tests::{accept, empty, model, refused, tensor};
+
+    /// An image of `digits@1` that has visited `times`.
+    fn receipt(times: &[f64]) -> v1::Receipt {
+        v1::Receipt {
+            model: "digits@1".into(),
+            content_hash: model().content_hash,
+            seed: 5,
+            index: 3,
+            label: 2,
+            guidance: 1.5,
+            sampler: v1::Sampler::FlowMap.into(),
+            times: times.to_vec(),
+            ..Default::default()
+        }
+    }
+
+    fn on(receipts: &[v1::Receipt], steps: u32) -> v1::GenerateRequest {
+        v1::GenerateRequest { continue_from: receipts.to_vec(), steps: Some(steps), ..empty() }
+    }
+
+    #[test]
+    fn images_go_on_from_where_their_last_jump_began() {
+        let job = accept(&on(&[receipt(&[0.0, 0.25, 0.5, 1.0])], 8)).job;
+        assert_eq!(job.grid.times(), [0.0, 0.25, 0.5, 0.625, 0.75, 0.875, 1.0]);
+        let walked: Arc<[f64]> = [0.0, 0.25, 0.5].into();
+        assert_eq!(job.sources, [Source { walked: Some(walked), ..Source::noise(5, 3, Some(2)) }]);
+        assert_eq!((job.guidance, job.sampler, job.min_steps), (1.5, Sampler::FlowMap, 6));
+        let explicit = v1::TimeGrid { times: vec![0.0, 0.9, 1.0] };
+        let asked =
+            v1::GenerateRequest { steps: None, time_grid: Some(explicit), ..on(&[receipt(&[0.0, 0.5, 1.0])], 0) };
+        assert_eq!(accept(&asked).job.grid.times(), [0.0, 0.5, 0.9, 1.0]);
+    }
+
+    #[test]
+    fn receipts_may_differ_in_all_but_their_kind() {
+        let other = v1::Receipt { seed: 6, index: 0, label: -1, ..receipt(&[0.0, 0.75, 1.0]) };
+        let job = accept(&on(&[receipt(&[0.0, 0.5, 1.0]), other, receipt(&[0.0, 1.0])], 4)).job;
+        assert_eq!((job.grid, job.min_steps), (TimeGrid::uniform(4), 4));
+        let walked: Vec<_> = job.sources.iter().map(|source| source.walked.as_deref()).collect();
+        assert_eq!(walked, [Some(&[0.0, 0.5][..]), Some(&[0.0, 0.75]), None]);
+        assert_eq!(job.sources[1].label, None);
+        let far = accept(&on(&[receipt(&[0.0, 0.1, 0.2, 0.3, 1.0]), receipt(&[0.0, 1.0])], 2)).job;
+        assert_eq!((far.grid.steps(), far.min_steps), (2, 5), "no image gives up steps unasked");
+    }
+
+    #[test]
+    fn what_a_receipt_says_is_judged() {
+        let good = || receipt(&[0.0, 0.5, 1.0]);
+        let long: Vec<f64> = (0..=17).map(|i| f64::from(i) / 17.0).collect();
+        for (receipts, steps, want) in [
+            (vec![v1::Receipt { model: "digits".into(), ..good() }], 4, &["continue_from[0].model"][..]),
+            (vec![v1::Receipt { content_hash: "01".into(), ..good() }], 4, &["continue_from[0].content_hash"]),
+            (vec![v1::Receipt { label: 3, ..good() }], 4, &["continue_from[0].label"]),
+            (vec![v1::Receipt { guidance: 9.0, ..good() }], 4, &["continue_from[0].guidance"]),
+            (vec![v1::Receipt { guidance: f32::NAN, ..good() }], 4, &["continue_from[0].guidance"]),
+            (vec![v1::Receipt { sampler: 0, ..good() }], 4, &["continue_from[0].sampler"]),
+            (vec![v1::Receipt { sampler: 7, ..good() }], 4, &["continue_from[0].sampler"]),
+            (vec![v1::Receipt { sample_digest: vec![0; 3].into(), ..good() }], 4, &["continue_from[0].sample_digest"]),
+            (vec![good(), receipt(&[0.0, 0.5])], 4, &["continue_from[1].times"]),
+            (vec![good(), good(), receipt(&[0.5, 1.0])], 4, &["continue_from[2].times[0]"]),
+            (vec![receipt(&[0.0, 0.5, 0.4, 1.0])], 4, &["continue_from[0].times"]),
+            (vec![receipt(&[])], 4, &["continue_from[0].times"]),
+            (vec![receipt(&long)], 4, &["continue_from[0].times"]),
+            (vec![receipt(&[0.0, 0.01, 0.02, 1.0])], 16, &["continue_from[0].times"]),
+            (
+                vec![good(), v1::Receipt { model: "square@1".into(), guidance: 2.5, sampler: 2, ..good() }],
+                4,
+                &["continue_from[1].model", "continue_from[1].guidance", "continue_from[1].sampler"],
+            ),
+            (vec![good(); 9], 2, &["continue_from"]),
+            (vec![good(); 8], 16, &["continue_from"]),
+        ] {
+            assert_eq!(refused(on(&receipts, steps)), want, "{receipts:?}");
+        }
+    }
+
+    #[test]
+    fn a_grid_must_lead_further() {
+        let explicit = v1::TimeGrid { times: vec![0.0, 0.5] };
+        let asked =
+            v1::GenerateRequest { steps: None, time_grid: Some(explicit), ..on(&[receipt(&[0.0, 0.5, 1.0])], 0) };
+        assert_eq!(refused(asked), ["continue_from[0].times"]);
+    }
+
+    #[test]
+    fn what_the_receipts_have_is_not_said_again() {
+        let asked = v1::GenerateRequest {
+            model: "square".into(),
+            count: Some(1),
+            labels: vec![1],
+            guidance: Some(1.5),
+            seed: Some(1),
+            sampler: v1::Sampler::FlowMap.into(),
+            ..on(&[receipt(&[0.0, 0.5, 1.0])], 4)
+        };
+        assert_eq!(refused(asked), ["model", "count", "labels", "guidance", "seed", "sampler"]);
+        let named = v1::GenerateRequest { model: "digits".into(), ..on(&[receipt(&[0.0, 0.5, 1.0])], 4) };
+        assert_eq!(accept(&named).job.grid.steps(), 3);
+    }
+
+    #[test]
+    fn states_must_be_sent_again_and_be_the_same() {
+        let (a, b) = ([0.5; 4], [0.25; 4]);
+        let from = |state: &[f32; 4]| v1::Receipt {
+            initial_state_digest: Digest::of_numbers(state).as_bytes().to_vec().into(),
+            ..receipt(&[0.5, 0.75, 1.0])
+        };
+        let sent = |states: &[f32]| {
+            let shape: &[u32] = if states.len() == 4 { &[1, 2, 2] } else { &[2, 1, 2, 2] };
+            Some(v1::InitialState { time: 0.5, ..tensor(shape, states) })
+        };
+        let asked = |receipts: &[v1::Receipt], initial_state| v1::GenerateRequest { initial_state, ..on(receipts, 4) };
+        let both = [from(&a), from(&b)];
+        assert_eq!(accept(&asked(&both, sent(&[a, b].concat()))).job.initial.unwrap().len(), 8);
+        assert!(accept(&asked(&[from(&a), from(&a)], sent(&a))).job.initial.is_some());
+        let field = |i: usize| format!("continue_from[{i}].initial_state_digest");
+        assert_eq!(refused(asked(&both, sent(&[b, a].concat()))), [field(0), field(1)]);
+        assert_eq!(refused(asked(&both, sent(&a))), [field(1)]);
+        let noise = receipt(&[0.5, 1.0]);
+        assert_eq!(refused(asked(&[noise], sent(&a))), [field(0)]);
+        let states_are_missing = refused(asked(&[v1::Receipt { times: vec![0.0, 1.0], ..from(&a) }], None));
+        assert_eq!(states_are_missing, [field(0)]);
+        let broken = v1::Receipt { initial_state_digest: vec![1].into(), ..from(&a) };
+        assert_eq!(refused(asked(&[broken], sent(&a))), [field(0)]);
+    }
+}
