@@ -19,6 +19,8 @@ mod fifo;
 mod flowmap;
 mod noise;
 mod same_steps;
+#[cfg(test)]
+mod tests;
 
 pub use balancer::Balancer;
 pub use policy::Kind;

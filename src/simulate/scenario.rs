@@ -99,33 +99,9 @@ impl FromStr for Slo {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
-    use crate::scheduler::{BrownOutLimits, Headroom};
-
-    /// One device with forwards of `4 + n / 4` ms and the limits that a server has by default, but for the rows.
-    pub(crate) fn reference() -> Scenario {
-        let limits = Limits {
-            max_rows: 32,
-            max_step: Duration::from_millis(50),
-            max_queued_images: 4096,
-            headroom: Headroom { fraction: 0.08, most: Duration::from_millis(100) },
-            brown_out: Some(BrownOutLimits { utilisation: 0.98, window: Duration::from_millis(400), min_steps: 1 }),
-            preview_share: 0.25,
-            kept_bytes: 0,
-        };
-        Scenario {
-            cost: Line { base: 4e-3, per_row: 0.25e-3 },
-            noise: 0.0,
-            limits,
-            servers: 1,
-            devices: 1,
-            balancer: Balancer::LeastWait,
-            slo: Slo::all(100),
-            min_steps: 1,
-            seed: 1,
-        }
-    }
+    use crate::simulate::tests::reference;
 
     #[test]
     fn capacity_is_full_forwards() {

@@ -141,6 +141,3 @@ impl Plan {
 fn wrong(problem: String) -> Error {
     Error::Config(vec![problem])
 }
-
-#[cfg(test)]
-mod tests;
