@@ -5,6 +5,7 @@
 mod calls;
 mod client;
 mod command;
+mod determinism;
 mod lifecycle;
 mod mixed;
 mod observability;
@@ -13,5 +14,6 @@ mod python;
 mod real;
 mod refusals;
 mod robustness;
+mod soak;
 mod support;
 mod tidy;
