@@ -5,6 +5,7 @@ pub mod eval;
 pub mod generate;
 pub mod inspect;
 pub mod serve;
+pub mod simulate;
 pub mod train;
 
 use std::io::{ErrorKind, Write};
@@ -34,6 +35,7 @@ enum Command {
     Config(config::Args),
     Train(train::Args),
     Eval(eval::Args),
+    Simulate(simulate::Args),
 }
 
 impl Cli {
@@ -49,6 +51,7 @@ impl Cli {
             Command::Config(args) => config::main(&args),
             Command::Train(args) => train::main(&args),
             Command::Eval(args) => eval::main(&args),
+            Command::Simulate(args) => simulate::main(&args),
         }
     }
 }
