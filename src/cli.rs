@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand.
 
+pub mod bench;
 pub mod config;
 pub mod eval;
 pub mod generate;
@@ -36,6 +37,7 @@ enum Command {
     Train(train::Args),
     Eval(eval::Args),
     Simulate(simulate::Args),
+    Bench(bench::Args),
 }
 
 impl Cli {
@@ -52,6 +54,7 @@ impl Cli {
             Command::Train(args) => train::main(&args),
             Command::Eval(args) => eval::main(&args),
             Command::Simulate(args) => simulate::main(&args),
+            Command::Bench(args) => bench::main(&args),
         }
     }
 }

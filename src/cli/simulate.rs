@@ -173,6 +173,7 @@ impl Args {
         Limits {
             max_rows: self.max_rows as usize,
             max_step: Duration::from_secs(3600),
+            efficiency: 1.0,
             max_queued_images: 4096,
             headroom: Headroom { fraction: fraction(self.headroom_percent), most: Duration::from_millis(100) },
             brown_out: (self.brown_out_percent > 0).then_some(brown_out),
