@@ -46,7 +46,7 @@ pub(super) fn run(plan: &Plan, target: &Target, runtime: &Runtime, rate: Option<
         });
     }
     // Answers that do not come within this are counted as failed: their requests are missing among the outcomes.
-    let all = runtime.block_on(tokio::time::timeout(PATIENCE, open.acquire_many(plan.in_flight)));
+    let all = runtime.block_on(async { tokio::time::timeout(PATIENCE, open.acquire_many(plan.in_flight)).await });
     let mut outcomes = std::mem::take(&mut *lock(&outcomes));
     outcomes.retain(|outcome| outcome.at_s >= 0.0);
     outcomes.sort_by(|a, b| a.at_s.total_cmp(&b.at_s));
