@@ -1,11 +1,13 @@
 //! The command line: one file per subcommand.
 
+pub mod bench;
 pub mod config;
 pub mod eval;
 pub mod generate;
 pub mod inspect;
 pub mod reproduce;
 pub mod serve;
+pub mod simulate;
 pub mod train;
 
 mod receipts;
@@ -38,6 +40,8 @@ enum Command {
     Config(config::Args),
     Train(train::Args),
     Eval(eval::Args),
+    Simulate(simulate::Args),
+    Bench(bench::Args),
 }
 
 impl Cli {
@@ -54,6 +58,8 @@ impl Cli {
             Command::Config(args) => config::main(&args),
             Command::Train(args) => train::main(&args),
             Command::Eval(args) => eval::main(&args),
+            Command::Simulate(args) => simulate::main(&args),
+            Command::Bench(args) => bench::main(&args),
         }
     }
 }

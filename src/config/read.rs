@@ -101,6 +101,7 @@ impl Reader<'_> {
             max_rows: self.usize("scheduler.max_rows", 1..=65_536),
             max_step: self.duration("scheduler.max_step_ms", 1),
             max_queued_images: self.usize("scheduler.max_queued_images", 1..=1 << 24),
+            efficiency: f64::from(self.u32("scheduler.efficiency_percent", 1..=100)) / 100.0,
             headroom: scheduler::Headroom {
                 fraction: self.percent("scheduler.headroom_percent", 90),
                 most: self.duration("scheduler.headroom_max_ms", 0),

@@ -265,7 +265,7 @@ impl Core {
     /// Device time of a row in a full forward, in seconds.
     fn seconds_per_row(&self, key: ModelKey) -> f64 {
         let Some(device) = self.present().next() else { return 0.0 };
-        let rows = device.budget(key.0, &self.limits);
+        let rows = self.budget(device, key.0);
         device.costs[key.0].expected(rows) / rows as f64
     }
 
@@ -275,7 +275,7 @@ impl Core {
         let Some(device) = self.present().min_by_key(|device| until(device)) else {
             return Forecast { free: now, rows: 1, devices: 1, cycle: 0.0, base: 0.0 };
         };
-        let rows = device.budget(key.0, &self.limits);
+        let rows = self.budget(device, key.0);
         Forecast {
             free: until(device),
             rows: rows as u64,
@@ -289,19 +289,21 @@ impl Core {
     fn cycle(&self, device: &Device, model: usize) -> Duration {
         let takes_turns = |other: &usize| *other == model || !self.models[*other].queue.is_empty();
         let turns = (0..self.models.len()).filter(takes_turns);
-        let seconds: f64 = turns.map(|m| device.costs[m].promised(device.budget(m, &self.limits))).sum();
+        let seconds: f64 = turns.map(|m| device.costs[m].promised(self.budget(device, m))).sum();
         Duration::try_from_secs_f64(seconds).unwrap_or(NEVER)
+    }
+
+    /// Device rows that one forward of a model may have.
+    fn budget(&self, device: &Device, model: usize) -> usize {
+        let cost = &device.costs[model];
+        let most = cost.rows_within(self.limits.max_step, self.limits.max_rows);
+        let missing = (1.0 - self.limits.efficiency).max(0.0);
+        let missing = if self.level == Level::FULL { missing } else { missing / 4.0 };
+        cost.economical(most, 1.0 - missing)
     }
 
     fn job(&mut self, id: JobId) -> Option<&mut Progress> {
         self.models.get_mut(id.model.0)?.queue.get_mut(id)
-    }
-}
-
-impl Device {
-    /// Device rows that one forward of a model may have.
-    fn budget(&self, model: usize, limits: &Limits) -> usize {
-        self.costs[model].rows_within(limits.max_step, limits.max_rows)
     }
 }
 

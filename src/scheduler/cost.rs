@@ -130,6 +130,19 @@ impl Cost {
         sorted.get(place as usize).copied().unwrap_or(1.0)
     }
 
+    /// The fewest of at most `rows` rows whose throughput is at least the part `efficiency` of that of `rows`.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a float saturates, then is bounded")]
+    pub(super) fn economical(&self, rows: usize, efficiency: f64) -> usize {
+        let (Line { base, per_row }, most) = (self.line, rows as f64);
+        // n / (base + n per_row) >= efficiency most / (base + most per_row), solved for n.
+        let whole = base + per_row * most;
+        if whole <= 0.0 || efficiency >= 1.0 {
+            return rows.max(1);
+        }
+        let fewest = efficiency * base * most / (whole - efficiency * per_row * most).max(SHORTEST_SECONDS * 1e-3);
+        (fewest.ceil() as usize).clamp(1, rows.max(1))
+    }
+
     /// Remembers how far a forward was from the line, once there is one.
     fn compare(&mut self, rows: usize, elapsed: Duration) {
         if self.points.is_empty() {
@@ -248,6 +261,20 @@ mod tests {
         assert!(close(cost.line().at(16.0), before, 0.1), "{} {before}", cost.line().at(16.0));
         (0..100).for_each(|_| cost.observe(16, exact(16, 5.0)));
         assert!(close(cost.line().at(16.0), 5.0 * before, 0.1), "{} {before}", cost.line().at(16.0));
+    }
+
+    #[test]
+    fn forwards_are_as_short_as_their_throughput_allows() {
+        let cost = calibrated();
+        let rate = |rows: usize| rows as f64 / cost.expected(rows);
+        for efficiency in [0.5, 0.9, 0.95, 0.99] {
+            let rows = cost.economical(64, efficiency);
+            assert!(rate(rows) >= efficiency * rate(64) * 0.999 && rate(rows - 1) < efficiency * rate(64), "{rows}");
+        }
+        assert_eq!((cost.economical(64, 1.0), cost.economical(1, 0.5)), (64, 1));
+        let free = Cost::known(Line { base: 1e-9, per_row: 1e-3 });
+        assert!(free.economical(64, 0.95) <= 2);
+        assert_eq!(Cost::default().economical(64, 0.95), 64, "nothing is known");
     }
 
     #[test]

@@ -11,6 +11,10 @@ pub struct Limits {
     /// that long at most; a newcomer for one forward of each other model that has work, too. At least one image is
     /// always evaluated.
     pub max_step: Duration,
+    /// The throughput that a forward must reach, as a fraction of that of the largest: forwards have as few rows as
+    /// reach it, because a short forward is what newcomers, deadlines, previews and cancellations wait for. Where more
+    /// is asked of the devices than they can do, the rest is reduced to a quarter of what is missing.
+    pub efficiency: f64,
     /// Images that are waiting, in flight, or finished but not yet taken.
     pub max_queued_images: usize,
     /// What is kept free of the time from admission to deadline, for encoding, the network, and what was not foreseen.

@@ -46,6 +46,7 @@ pub(crate) fn limits(max_rows: usize) -> Limits {
     Limits {
         max_rows,
         max_step: Duration::from_secs(3600),
+        efficiency: 1.0,
         max_queued_images: 10_000,
         headroom: Headroom { fraction: 0.0, most: Duration::ZERO },
         brown_out: None,

@@ -13,6 +13,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("error", &[]),
     ("picture", &[]),
+    ("load", &[]),
     ("telemetry", &[]),
     ("data", &[]),
     ("config", &["api", "scheduler", "shutdown"]),
@@ -21,16 +22,33 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("model", &["flow", "checkpoint"]),
     ("engine", &["flow", "model", "checkpoint"]),
     ("scheduler", &["engine"]),
+    ("simulate", &["scheduler", "engine"]),
     ("api", &["scheduler"]),
     ("shutdown", &[]),
     ("train", &["flow", "model", "checkpoint", "data"]),
     ("eval", &["flow", "model", "checkpoint", "data"]),
     ("app", &["api", "scheduler", "engine", "model", "checkpoint", "config", "shutdown"]),
-    ("cli", &["app", "api", "config", "flow", "model", "checkpoint", "data", "train", "eval", "shutdown"]),
+    (
+        "cli",
+        &[
+            "app",
+            "api",
+            "config",
+            "flow",
+            "model",
+            "checkpoint",
+            "data",
+            "train",
+            "eval",
+            "shutdown",
+            "scheduler",
+            "simulate",
+        ],
+    ),
 ];
 
 /// What every room may use.
-const COMMON: &[&str] = &["domain", "error", "picture", "telemetry"];
+const COMMON: &[&str] = &["domain", "error", "picture", "telemetry", "load"];
 
 /// Crates that only some rooms may know.
 const CONFINED: &[(&str, &[&str])] = &[

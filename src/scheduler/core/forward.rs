@@ -45,7 +45,7 @@ impl Core {
 
     fn forward_of(&mut self, model: usize, id: DeviceId, now: Instant) -> Option<Forward> {
         let device = &self.devices[id.0];
-        let rows = device.budget(model, &self.limits);
+        let rows = self.budget(device, model);
         let (devices, cycle) = (self.present().count(), self.cycle(device, model));
         let room = Room { device: id, rows, devices, cycle, now, curfew: self.curfew };
         let choice = self.models[model].queue.choose(&room);
@@ -118,7 +118,7 @@ impl Core {
         at: &Circumstances,
     ) -> Vec<(JobId, RowStep, usize)> {
         let (device, queue) = (&self.devices[at.device.0], &self.models[model].queue);
-        let full = device.budget(model, &self.limits);
+        let full = self.budget(device, model);
         let mut room = previews_beside(choice.rows, self.limits.preview_share).min(full.saturating_sub(choice.rows));
         if room == 0 || choice.squeezed || queue.by_target().any(|(_, job)| job.waiting() > 0) {
             return Vec::new();
