@@ -94,6 +94,9 @@ pub struct Args {
     /// flowmap: utilisation beyond which steps are given up for overload, in per cent; 0 for never.
     #[arg(long, value_name = "PERCENT", default_value_t = 98, value_parser = clap::value_parser!(u8).range(0..=100))]
     brown_out_percent: u8,
+    /// flowmap: throughput that a forward must reach, as a part of that of a full one, in per cent.
+    #[arg(long, value_name = "PERCENT", default_value_t = 95, value_parser = clap::value_parser!(u8).range(1..=100))]
+    efficiency_percent: u8,
     /// Of everything random.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -173,6 +176,7 @@ impl Args {
         Limits {
             max_rows: self.max_rows as usize,
             max_step: Duration::from_secs(3600),
+            efficiency: fraction(self.efficiency_percent),
             max_queued_images: 4096,
             headroom: Headroom { fraction: fraction(self.headroom_percent), most: Duration::from_millis(100) },
             brown_out: (self.brown_out_percent > 0).then_some(brown_out),
@@ -227,9 +231,13 @@ mod tests {
         assert_eq!(plan.scenario.forward(32), Duration::from_millis(12));
         assert!(matches!(&plan.source, Source::Process { loads, .. } if loads.len() == 6));
         let defaults = crate::config::DEFAULTS;
-        for line in
-            ["headroom_percent = 8", "headroom_max_ms = 100", "brown_out_percent = 98", "brown_out_window_ms = 400"]
-        {
+        for line in [
+            "headroom_percent = 8",
+            "headroom_max_ms = 100",
+            "brown_out_percent = 98",
+            "brown_out_window_ms = 400",
+            "efficiency_percent = 95",
+        ] {
             assert!(defaults.contains(line), "the server's default is another: {line}");
         }
     }

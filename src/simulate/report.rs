@@ -80,11 +80,12 @@ fn told(plan: &Plan) -> String {
     format!(
         "{cluster}; a forward of n ≤ {} rows takes {base} + {per_row}·n ms{noise}; {requests}, within {} ms, \
          with at least {} steps. Load 1 is what full forwards can do with all steps. flowmap keeps {:.0} % of the time \
-         free, {give}. Seed {}.",
+         free, forwards reach {:.0} % of the throughput of full ones, {give}. Seed {}.",
         s.limits.max_rows,
         s.slo,
         s.min_steps,
         100.0 * s.limits.headroom.fraction,
+        100.0 * s.limits.efficiency,
         s.seed,
     )
 }
@@ -102,6 +103,7 @@ pub fn json(plan: &Plan, sweeps: &[Sweep]) -> String {
             "per_row_ms": 1e3 * s.cost.per_row,
             "noise": s.noise,
             "max_rows": s.limits.max_rows,
+            "efficiency_percent": 100.0 * s.limits.efficiency,
             "headroom_percent": 100.0 * s.limits.headroom.fraction,
             "brown_out_percent": s.limits.brown_out.map_or(0.0, |limits| 100.0 * limits.utilisation),
             "servers": s.servers,
