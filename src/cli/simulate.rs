@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::load::{Mix, Process, Trace};
 use crate::picture::plot;
 use crate::scheduler::{BrownOutLimits, Headroom, Limits};
-use crate::simulate::{Balancer, Kind, Length, Plan, Scenario, Slo, Source, Sweep, report};
+use crate::simulate::{Balancer, Kind, Length, Plan, Run, Scenario, Slo, Source, report};
 
 /// Most servers, and most devices of one.
 const MAX_SERVERS: i64 = 100_000;
@@ -112,13 +112,13 @@ pub struct Args {
 pub fn main(args: &Args) -> Result<()> {
     let plan = args.plan()?;
     let bar = progress(plan.requests()?);
-    let sweeps = plan.run(&|more| bar.inc(more as u64))?;
+    let runs = plan.run(&|more| bar.inc(more as u64))?;
     bar.finish_and_clear();
     let (requests, seconds) = (bar.length().unwrap_or(0) as f64, bar.elapsed().as_secs_f64());
     eprintln!("{requests} requests in {seconds:.1} s, {:.0} a second", requests / seconds.max(1e-3));
-    let table = report::markdown(&plan, &sweeps);
+    let table = report::markdown(&plan, &runs);
     print(&table)?;
-    args.out.as_deref().map_or(Ok(()), |out| write(out, &plan, &sweeps, &table))
+    args.out.as_deref().map_or(Ok(()), |out| write(out, &plan, &runs, &table))
 }
 
 impl Args {
@@ -193,13 +193,13 @@ fn progress(requests: usize) -> ProgressBar {
     bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-fn write(out: &Path, plan: &Plan, sweeps: &[Sweep], table: &str) -> Result<()> {
+fn write(out: &Path, plan: &Plan, runs: &[Run], table: &str) -> Result<()> {
     std::fs::create_dir_all(out).map_err(|e| Error::io(out, "make the folder", e))?;
-    let charts = report::charts(sweeps);
+    let charts = report::charts(runs);
     let files = charts.iter().map(|(name, _)| format!("{name}.svg"));
     let images: Vec<String> = files.map(|file| format!("![{file}]({file})")).collect();
     write_file(&out.join("report.md"), format!("{table}\n{}\n", images.join("\n")).as_bytes())?;
-    write_file(&out.join("report.json"), report::json(plan, sweeps).as_bytes())?;
+    write_file(&out.join("report.json"), report::json(plan, runs).as_bytes())?;
     for (name, chart) in charts {
         write_file(&out.join(name).with_extension("svg"), plot::svg(&[chart], 1)?.as_bytes())?;
     }
@@ -263,8 +263,8 @@ mod tests {
     fn a_report_is_written_with_its_charts() {
         let folder = tempfile::tempdir().unwrap();
         let plan = parsed("simulate --loads 1,2 --requests 200").unwrap();
-        let sweeps = plan.run(&|_| {}).unwrap();
-        write(folder.path(), &plan, &sweeps, &report::markdown(&plan, &sweeps)).unwrap();
+        let runs = plan.run(&|_| {}).unwrap();
+        write(folder.path(), &plan, &runs, &report::markdown(&plan, &runs)).unwrap();
         for file in ["report.md", "report.json", "served.svg", "p99.svg", "steps.svg"] {
             assert!(folder.path().join(file).metadata().unwrap().len() > 500, "{file}");
         }
