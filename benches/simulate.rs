@@ -48,6 +48,7 @@ fn limits() -> Limits {
     Limits {
         max_rows: 32,
         max_step: Duration::from_secs(1),
+        efficiency: 0.95,
         max_queued_images: 8192,
         headroom: Headroom { fraction: 0.08, most: Duration::from_millis(100) },
         brown_out: Some(brown_out),

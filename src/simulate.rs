@@ -25,4 +25,4 @@ mod tests;
 pub use balancer::Balancer;
 pub use policy::Kind;
 pub use scenario::{Scenario, Slo};
-pub use sweep::{Length, Plan, Source, Sweep};
+pub use sweep::{Length, Plan, Run, Source};

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::load::{Mix, Process, Trace};
 use crate::picture::plot;
 use crate::scheduler::{BrownOutLimits, Headroom, Limits};
-use crate::simulate::{Balancer, Kind, Length, Plan, Scenario, Slo, Source, Sweep, report};
+use crate::simulate::{Balancer, Kind, Length, Plan, Run, Scenario, Slo, Source, report};
 
 /// Most servers, and most devices of one.
 const MAX_SERVERS: i64 = 100_000;
@@ -94,6 +94,9 @@ pub struct Args {
     /// flowmap: utilisation beyond which steps are given up for overload, in per cent; 0 for never.
     #[arg(long, value_name = "PERCENT", default_value_t = 98, value_parser = clap::value_parser!(u8).range(0..=100))]
     brown_out_percent: u8,
+    /// flowmap: throughput that a forward must reach, as a part of that of a full one, in per cent.
+    #[arg(long, value_name = "PERCENT", default_value_t = 95, value_parser = clap::value_parser!(u8).range(1..=100))]
+    efficiency_percent: u8,
     /// Of everything random.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -109,13 +112,13 @@ pub struct Args {
 pub fn main(args: &Args) -> Result<()> {
     let plan = args.plan()?;
     let bar = progress(plan.requests()?);
-    let sweeps = plan.run(&|more| bar.inc(more as u64))?;
+    let runs = plan.run(&|more| bar.inc(more as u64))?;
     bar.finish_and_clear();
     let (requests, seconds) = (bar.length().unwrap_or(0) as f64, bar.elapsed().as_secs_f64());
     eprintln!("{requests} requests in {seconds:.1} s, {:.0} a second", requests / seconds.max(1e-3));
-    let table = report::markdown(&plan, &sweeps);
+    let table = report::markdown(&plan, &runs);
     print(&table)?;
-    args.out.as_deref().map_or(Ok(()), |out| write(out, &plan, &sweeps, &table))
+    args.out.as_deref().map_or(Ok(()), |out| write(out, &plan, &runs, &table))
 }
 
 impl Args {
@@ -173,7 +176,7 @@ impl Args {
         Limits {
             max_rows: self.max_rows as usize,
             max_step: Duration::from_secs(3600),
-            efficiency: 1.0,
+            efficiency: fraction(self.efficiency_percent),
             max_queued_images: 4096,
             headroom: Headroom { fraction: fraction(self.headroom_percent), most: Duration::from_millis(100) },
             brown_out: (self.brown_out_percent > 0).then_some(brown_out),
@@ -190,13 +193,13 @@ fn progress(requests: usize) -> ProgressBar {
     bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-fn write(out: &Path, plan: &Plan, sweeps: &[Sweep], table: &str) -> Result<()> {
+fn write(out: &Path, plan: &Plan, runs: &[Run], table: &str) -> Result<()> {
     std::fs::create_dir_all(out).map_err(|e| Error::io(out, "make the folder", e))?;
-    let charts = report::charts(sweeps);
+    let charts = report::charts(runs);
     let files = charts.iter().map(|(name, _)| format!("{name}.svg"));
     let images: Vec<String> = files.map(|file| format!("![{file}]({file})")).collect();
     write_file(&out.join("report.md"), format!("{table}\n{}\n", images.join("\n")).as_bytes())?;
-    write_file(&out.join("report.json"), report::json(plan, sweeps).as_bytes())?;
+    write_file(&out.join("report.json"), report::json(plan, runs).as_bytes())?;
     for (name, chart) in charts {
         write_file(&out.join(name).with_extension("svg"), plot::svg(&[chart], 1)?.as_bytes())?;
     }
@@ -228,9 +231,13 @@ mod tests {
         assert_eq!(plan.scenario.forward(32), Duration::from_millis(12));
         assert!(matches!(&plan.source, Source::Process { loads, .. } if loads.len() == 6));
         let defaults = crate::config::DEFAULTS;
-        for line in
-            ["headroom_percent = 8", "headroom_max_ms = 100", "brown_out_percent = 98", "brown_out_window_ms = 400"]
-        {
+        for line in [
+            "headroom_percent = 8",
+            "headroom_max_ms = 100",
+            "brown_out_percent = 98",
+            "brown_out_window_ms = 400",
+            "efficiency_percent = 95",
+        ] {
             assert!(defaults.contains(line), "the server's default is another: {line}");
         }
     }
@@ -256,8 +263,8 @@ mod tests {
     fn a_report_is_written_with_its_charts() {
         let folder = tempfile::tempdir().unwrap();
         let plan = parsed("simulate --loads 1,2 --requests 200").unwrap();
-        let sweeps = plan.run(&|_| {}).unwrap();
-        write(folder.path(), &plan, &sweeps, &report::markdown(&plan, &sweeps)).unwrap();
+        let runs = plan.run(&|_| {}).unwrap();
+        write(folder.path(), &plan, &runs, &report::markdown(&plan, &runs)).unwrap();
         for file in ["report.md", "report.json", "served.svg", "p99.svg", "steps.svg"] {
             assert!(folder.path().join(file).metadata().unwrap().len() > 500, "{file}");
         }

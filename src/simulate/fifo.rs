@@ -113,9 +113,10 @@ impl Policy for Fifo {
     }
 
     fn free_at(&self, now: Duration) -> Duration {
-        let slots = (self.scenario.limits.max_rows * self.devices.len()) as u64;
-        let waiting: u64 = self.waiting.iter().map(|row| u64::from(row.left)).sum();
-        let rounds = u32::try_from(waiting / slots.max(1) + 1).unwrap_or(u32::MAX);
+        let slots = (self.scenario.limits.max_rows * self.devices.len()).max(1) as u64;
+        let rows = self.devices.iter().flat_map(|device| &device.rows).chain(&self.waiting);
+        let work: u64 = rows.map(|row| u64::from(row.left)).sum();
+        let rounds = u32::try_from(work / slots + 1).unwrap_or(u32::MAX);
         self.boundary(now) + self.round(self.open + 1).saturating_mul(rounds)
     }
 }

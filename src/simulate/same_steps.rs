@@ -1,8 +1,9 @@
 //! Batches of requests with equal numbers of steps that run to their ends: what a server does that batches whole
 //! requests of one shape, such as Triton's dynamic batcher before a model that makes an image.
 //!
-//! A free device takes the oldest request and all others of its kind that fit. Requests have a timeout in the queue, as
-//! good as one can be set: whatever would end late in the batch that it would be in is dropped.
+//! A free device takes the oldest request and all others of its kind that fit; more are served than by taking the most
+//! urgent first. Requests have a timeout in the queue, as good as one can be set: whatever would end late in the batch
+//! that it would be in is dropped.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;

@@ -52,7 +52,7 @@ pub enum Length {
 
 /// What became of one load under one policy.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Sweep {
+pub struct Run {
     /// The policy.
     pub policy: Kind,
     /// The load as a multiple of what the cluster can do with full forwards and all steps.
@@ -84,14 +84,14 @@ impl Plan {
     ///
     /// # Errors
     /// As [`Plan::requests`].
-    pub fn run(&self, progress: &(dyn Fn(usize) + Sync)) -> Result<Vec<Sweep>> {
+    pub fn run(&self, progress: &(dyn Fn(usize) + Sync)) -> Result<Vec<Run>> {
         let points = self.points()?;
-        let runs: Vec<(Point, Kind)> =
+        let pairs: Vec<(Point, Kind)> =
             points.iter().flat_map(|&point| self.policies.iter().map(move |&kind| (point, kind))).collect();
-        runs.into_par_iter().map(|(point, kind)| self.one(point, kind, progress)).collect()
+        pairs.into_par_iter().map(|(point, kind)| self.one(point, kind, progress)).collect()
     }
 
-    fn one(&self, point: Point, kind: Kind, progress: &(dyn Fn(usize) + Sync)) -> Result<Sweep> {
+    fn one(&self, point: Point, kind: Kind, progress: &(dyn Fn(usize) + Sync)) -> Result<Run> {
         let run = |arrivals: &mut dyn Iterator<Item = Arrival>| -> Vec<Outcome> {
             cluster::run(&self.scenario, kind, arrivals, &|more| progress(more))
         };
@@ -102,7 +102,7 @@ impl Plan {
                 run(&mut arrivals.take(point.requests))
             }
         };
-        Ok(Sweep { policy: kind, load: point.load, summary: Summary::new(&outcomes, point.seconds) })
+        Ok(Run { policy: kind, load: point.load, summary: Summary::new(&outcomes, point.seconds) })
     }
 
     fn points(&self) -> Result<Vec<Point>> {
