@@ -29,6 +29,9 @@ pub enum Error {
         /// How long the images would take now, where that is what they were refused for.
         predicted: Option<Duration>,
     },
+    /// The caller must read what it asked for.
+    #[error("the client does not read")]
+    Stalled,
     /// The caller's time ran out.
     #[error("the deadline passed before the images were finished")]
     DeadlineExceeded,

@@ -63,6 +63,7 @@ impl Reader<'_> {
             chunk_bytes: self.usize("server.chunk_bytes", 1024..=4_000_000),
             keepalive_interval: self.duration("server.keepalive_interval_ms", 1000),
             keepalive_timeout: self.duration("server.keepalive_timeout_ms", 1000),
+            stall: self.duration("server.stall_ms", 1),
         }
     }
 

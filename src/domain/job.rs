@@ -1,5 +1,7 @@
 //! A validated request for images, and what comes back for it.
 
+use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,8 +23,8 @@ pub struct Job {
     pub sampler: Sampler,
     /// The times that every image visits, should nothing be given up.
     pub grid: TimeGrid,
-    /// The fewest steps after which an image may be finished: `1 ..= grid.steps()`. Fewer than all only for the sampler
-    /// [`FlowMap`](Sampler::FlowMap), whose images are one jump from their end.
+    /// The fewest steps after which an image may be finished: `1 ..=` those of the longest image. Fewer than all only for
+    /// the sampler [`FlowMap`](Sampler::FlowMap), whose images are one jump from their end.
     pub min_steps: u32,
     /// One per image, at least one.
     pub sources: Vec<Source>,
@@ -81,6 +83,30 @@ pub enum StepsReason {
     Overload,
     /// The server was about to stop.
     Shutdown,
+}
+
+impl FromStr for Priority {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        match s {
+            "low" => Ok(Self::Low),
+            "normal" => Ok(Self::Normal),
+            "high" => Ok(Self::High),
+            _ => Err(format!("unknown priority '{s}'; one of: low, normal, high")),
+        }
+    }
+}
+
+impl fmt::Display for StepsReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Asked => "asked",
+            Self::Deadline => "deadline",
+            Self::Overload => "overload",
+            Self::Shutdown => "shutdown",
+        })
+    }
 }
 
 /// What the scheduler says on taking a job.

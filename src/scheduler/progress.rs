@@ -233,7 +233,10 @@ impl Progress {
         if let Some((source, walked)) = source.and_then(|source| Some((source, source.walked.as_deref()?))) {
             row.reason = StepsReason::Asked;
             row.plan = self.job.grid.after(walked).map_or(row.plan, |grid| self.job.sampler.plan(&grid).into());
-            if let Some(states) = kept.get(&Key::new(self.job.model, source, self.job.guidance, walked)) {
+            // What is kept is of jumps from noise, and its key says nothing else.
+            let may_be_kept = self.can_jump() && self.job.initial.is_none();
+            let key = || Key::new(self.job.model, source, self.job.guidance, walked);
+            if let Some(states) = may_be_kept.then(key).and_then(|key| kept.get(&key)) {
                 row.done = walked.len() - 1;
                 start = Start::State { states, index: 0 };
             }
