@@ -62,8 +62,8 @@ fn metrics(host: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    // Of HTTP/1.0, so that the answer does not come in chunks.
-    write!(stream, "GET /metrics HTTP/1.0\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
+    // Of HTTP/1.0, so that the answer does not come in chunks; in one piece, as servers like it.
+    stream.write_all(format!("GET /metrics HTTP/1.0\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes())?;
     let mut text = String::new();
     stream.take(MAX_BYTES).read_to_string(&mut text)?;
     let (head, body) = text.split_once("\r\n\r\n").ok_or_else(|| other("the answer is no HTTP".into()))?;
