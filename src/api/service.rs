@@ -152,6 +152,7 @@ mod tests {
         let bounds = scheduler::Limits {
             max_rows: 1,
             max_step: second,
+            efficiency: 1.0,
             max_queued_images: 1,
             headroom: scheduler::Headroom { fraction: 0.0, most: second },
             brown_out: None,

@@ -187,10 +187,11 @@ impl Core {
                 earlier = all;
                 continue;
             }
-            // What is late anyway is no reason to refuse anyone.
             let Some(limit) = other.deadline() else { continue };
-            if forecast.done(all) <= limit {
-                late = late.max(forecast.done(all + own).checked_duration_since(limit));
+            let done = forecast.done(all + own);
+            // What is late anyway is no reason to refuse anyone.
+            if done > limit && forecast.done(all) <= limit {
+                late = late.max(done.checked_duration_since(limit));
             }
         }
         if job.deadline.is_none() {
@@ -255,10 +256,8 @@ impl Core {
 
     /// Seconds of work before the devices.
     fn backlog(&self) -> f64 {
-        let seconds = |(key, model): (usize, &Model)| {
-            let work: u64 = model.queue.by_target().map(|(_, job)| job.planned_work()).sum();
-            work as f64 * self.seconds_per_row(ModelKey(key))
-        };
+        let seconds =
+            |(key, model): (usize, &Model)| model.queue.load().work as f64 * self.seconds_per_row(ModelKey(key));
         self.models.iter().enumerate().map(seconds).sum()
     }
 

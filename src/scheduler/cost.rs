@@ -83,7 +83,11 @@ impl Cost {
             point.weight = (point.weight * (1.0 - 1.0 / LINE_MEMORY)).max(LEAST_WEIGHT);
         }
         let (rows, seconds) = (rows as f64, elapsed.as_secs_f64().max(SHORTEST_SECONDS));
-        self.points[index].observe(rows, seconds, self.line);
+        let change = self.points[index].observe(rows, seconds, self.line);
+        // A device that becomes slower at one size does so at all: sizes that are seen less often follow.
+        let weight = self.points[index].weight;
+        let others = self.points.iter_mut().enumerate().filter(|(other, point)| *other != index && point.weight > 0.0);
+        others.for_each(|(_, point)| point.seconds *= change.powf((1.0 - point.weight / weight).max(0.0)));
         self.line = fit(&self.points);
     }
 
@@ -166,17 +170,20 @@ impl Cost {
 }
 
 impl Point {
-    fn observe(&mut self, rows: f64, seconds: f64, line: Line) {
+    /// Takes in a measurement. Returns by what factor the point has risen against `line`.
+    fn observe(&mut self, rows: f64, seconds: f64, line: Line) -> f64 {
         if self.weight == 0.0 {
             *self = Self { rows, seconds, weight: 1.0 };
-            return;
+            return 1.0;
         }
+        let before = self.seconds / line.at(self.rows);
         let expected = self.seconds * line.at(rows) / line.at(self.rows);
         let seconds = seconds.clamp(expected / CLIP, expected * CLIP);
         self.weight += 1.0;
         let gain = (1.0 / self.weight).max(1.0 / POINT_MEMORY);
         self.rows += gain * (rows - self.rows);
         self.seconds += gain * (seconds - self.seconds);
+        self.seconds / line.at(self.rows) / before
     }
 }
 
@@ -275,6 +282,16 @@ mod tests {
         let free = Cost::known(Line { base: 1e-9, per_row: 1e-3 });
         assert!(free.economical(64, 0.95) <= 2);
         assert_eq!(Cost::default().economical(64, 0.95), 64, "nothing is known");
+    }
+
+    #[test]
+    fn a_calibration_that_was_wrong_a_thousandfold_is_corrected_by_one_size_of_traffic() {
+        let mut cost = Cost::default();
+        [1, 2, 4, 8, 16, 32, 64].into_iter().for_each(|rows| cost.observe(rows, exact(rows, 1e-3)));
+        (0..400).for_each(|_| cost.observe(1, exact(1, 1.0)));
+        assert!(close(cost.expected(1), exact(1, 1.0).as_secs_f64(), 0.1), "{:?}", cost.line());
+        // Of the sizes that were never seen again it knows no more than that they are slower, too.
+        assert!((0.3..1.2).contains(&(cost.expected(64) / exact(64, 1.0).as_secs_f64())), "{:?}", cost.line());
     }
 
     #[test]

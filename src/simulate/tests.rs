@@ -79,8 +79,9 @@ fn mean_latency_ms(outcomes: &[Outcome]) -> f64 {
 
 #[test]
 fn the_scheduler_keeps_its_promises_under_overload() {
-    let runs = swept(reference(), &[Kind::Flowmap], &[0.95, 2.0, 3.0], Length::Seconds(120.0));
-    let [busy, double, triple] = [0, 1, 2].map(|i| &runs[i].summary);
+    let [busy, double, triple] = [(0.95, 120.0), (2.0, 20.0), (3.0, 20.0)].map(|(load, seconds)| {
+        swept(reference(), &[Kind::Flowmap], &[load], Length::Seconds(seconds)).remove(0).summary
+    });
 
     let p99 = busy.all.latency_ms.unwrap().p99;
     assert!(p99 <= 90.0, "p99 of {p99} ms at a load of 0.95");
@@ -100,7 +101,7 @@ fn the_scheduler_keeps_its_promises_under_overload() {
 
 #[test]
 fn nobody_does_better_by_looking_at_less() {
-    let runs = swept(reference(), &Kind::ALL, &[0.95, 2.0, 3.0], Length::Seconds(30.0));
+    let runs = swept(reference(), &Kind::ALL, &[0.95, 2.0, 3.0], Length::Seconds(10.0));
     for at_load in runs.chunks(Kind::ALL.len()) {
         let served: Vec<f64> = at_load.iter().map(|run| run.summary.all.in_time_percent).collect();
         assert!(served[1..].iter().all(|other| *other < served[0]), "load {}: {served:?}", at_load[0].load);

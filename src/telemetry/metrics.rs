@@ -423,7 +423,12 @@ mod tests {
 
     fn exposition(models: &[ModelInfo]) -> String {
         let recorder = builder().build_recorder();
-        metrics::with_local_recorder(&recorder, || register(models));
+        metrics::with_local_recorder(&recorder, || {
+            register(models);
+            // Devices are known when they have been measured.
+            STEP_COST.gauge(["a@1", "0", "base"]).set(0.0);
+            STEP_COST_RATIO.gauge(["a@1", "0", "0.9"]).set(1.0);
+        });
         recorder.handle().render()
     }
 

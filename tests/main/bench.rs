@@ -64,7 +64,7 @@ async fn what_makes_no_load_is_explained() {
     let server = Setup::new().model(model("bench-wrong")).start().await;
     for (arguments, why) in [
         (&[][..], "name a load"),
-        (&["--rate", "-1"], "--rate"),
+        (&["--rate", "0"], "--rate"),
         (&["--rate", "1", "--seconds", "0"], "--seconds"),
         (&["--concurrency", "0"], "--concurrency"),
         (&["--rate", "1", "--class", "9"], "has 3 classes"),
