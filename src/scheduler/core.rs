@@ -261,11 +261,12 @@ impl Core {
         self.models.iter().enumerate().map(seconds).sum()
     }
 
-    /// Device time of a row in a full forward, in seconds.
+    /// Device time of a row in a full forward, in seconds, as promised: steps are given up by the same measure by which
+    /// requests are refused, and before.
     fn seconds_per_row(&self, key: ModelKey) -> f64 {
         let Some(device) = self.present().next() else { return 0.0 };
         let rows = self.budget(device, key.0);
-        device.costs[key.0].expected(rows) / rows as f64
+        device.costs[key.0].promised(rows) / rows as f64
     }
 
     /// What the devices can do for a model.
