@@ -4,7 +4,7 @@
 //!
 //! `main → cli → app → api → scheduler → engine → {flow ← model} → checkpoint`, and
 //! `train, eval → {flow, model, checkpoint, data}`. Never a cycle, never an arrow upward; everything may use
-//! [`domain`] and [`error`], and the leaves `picture` and `telemetry`. A test reads the `use crate::…` lines and
+//! [`domain`] and [`error`], and the leaves `picture`, `telemetry` and `load`. A test reads the `use crate::…` lines and
 //! enforces this.
 //!
 //! # Invariants
@@ -28,6 +28,7 @@ pub mod engine;
 pub mod error;
 pub mod eval;
 pub mod flow;
+pub mod load;
 pub mod model;
 pub mod picture;
 pub mod scheduler;

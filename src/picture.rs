@@ -1,15 +1,17 @@
-//! Pictures for people: PNG files, grids of samples with captions, densities of points.
+//! Pictures for people: PNG files, grids of samples with captions, densities of points, charts.
 //!
 //! A leaf: it takes bytes and gives bytes, and knows no other room but `error`.
 
 pub mod density;
 pub mod grid;
+pub mod plot;
 pub mod png;
 
 mod canvas;
 
 pub use density::Density;
 pub use grid::Grid;
+pub use plot::{Axis, Chart, Series};
 
 /// Values in `range` as bytes: the ends map to 0 and 255, values beyond them are clamped, halves round away from zero
 /// and NaN is 0.

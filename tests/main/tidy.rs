@@ -13,6 +13,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("error", &[]),
     ("picture", &[]),
+    ("load", &[]),
     ("telemetry", &[]),
     ("data", &[]),
     ("config", &["api", "scheduler", "shutdown"]),
@@ -30,7 +31,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// What every room may use.
-const COMMON: &[&str] = &["domain", "error", "picture", "telemetry"];
+const COMMON: &[&str] = &["domain", "error", "picture", "telemetry", "load"];
 
 /// Crates that only some rooms may know.
 const CONFINED: &[(&str, &[&str])] = &[
