@@ -9,6 +9,7 @@ mod arrival;
 mod catalogue;
 pub mod client;
 mod encode;
+mod events;
 mod generate;
 mod http;
 mod models;

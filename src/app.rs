@@ -8,7 +8,7 @@ mod worker;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 pub use models::{EMBEDDED_DEFAULT, EngineMaker, Parts};
-use worker::Worker;
+use worker::Workers;
 
 use crate::api::{self, Readiness, Service};
 use crate::config::Config;
@@ -33,11 +33,14 @@ const UPKEEP_PERIOD: Duration = Duration::from_secs(5);
 /// health watches, which would never end by themselves.
 const LINGER: Duration = Duration::from_millis(500);
 
+/// Part of the grace period in which images that may end early are finished, so that their answers have the rest.
+const CURFEW: f64 = 0.8;
+
 /// A server that is bound and loaded, and not yet serving.
 #[derive(Debug)]
 pub struct App {
     front: Front,
-    worker: Worker,
+    workers: Workers,
     service: Service,
     timing: Timing,
 }
@@ -66,12 +69,12 @@ impl App {
     async fn put_together(config: &Config, front: Front, parts: Parts) -> Result<Self> {
         let models = Arc::clone(parts.catalogue.models());
         metrics::register(&models);
-        let worker = Worker::start(parts.engine, Arc::clone(&models), config.scheduler.clone()).await?;
-        let service = Service::new(parts.catalogue, worker.handle.clone(), config.api.clone());
-        front.readiness.loaded(worker.handle.clone());
+        let workers = Workers::start(parts.engines, Arc::clone(&models), &config.scheduler).await?;
+        let service = Service::new(parts.catalogue, workers.handle.clone(), config.api.clone());
+        front.readiness.loaded(workers.handle.clone());
         let names: Vec<String> = models.iter().map(|model| model.id.to_string()).collect();
         tracing::info!(models = names.join(","), grpc = %front.grpc.1, http = %front.http, "ready to serve");
-        Ok(Self { front, worker, service, timing: config.shutdown })
+        Ok(Self { front, workers, service, timing: config.shutdown })
     }
 
     /// Where gRPC is served.
@@ -89,14 +92,15 @@ impl App {
     /// # Errors
     /// [`Error::Unavailable`] when the worker or a listener ended by itself.
     pub async fn serve(self, mut stops: Stops) -> Result<Ending> {
-        let Self { front, worker, service, timing } = self;
+        let Self { front, workers, service, timing } = self;
         let Front { grpc, readiness, mut tasks, .. } = front;
         let (closing, closed) = watch::channel(false);
         let (open, done) = watch::channel(());
         let running = Running {
             readiness: Arc::clone(&readiness),
             service: service.clone(),
-            worker: worker.handle.clone(),
+            workers: workers.handle.clone(),
+            curfew: timing.grace.mul_f64(CURFEW),
             closing,
             done,
         };
@@ -115,7 +119,7 @@ impl App {
         }
         let ending = shutdown::stop(&running, timing, stops.next()).await;
         if ending == Ending::Finished {
-            worker.join();
+            workers.join();
         }
         Ok(ending)
     }
@@ -147,7 +151,9 @@ impl Front {
 struct Running {
     readiness: Arc<Readiness>,
     service: Service,
-    worker: Handle,
+    workers: Handle,
+    /// Once nothing new is taken, images that may end early are finished within this.
+    curfew: Duration,
     closing: watch::Sender<bool>,
     /// Closed when the gRPC server has ended.
     done: watch::Receiver<()>,
@@ -157,7 +163,7 @@ impl Running {
     /// Resolves when the server cannot go on.
     async fn fails(&self, tasks: &mut JoinSet<Result<()>>) -> Error {
         tokio::select! {
-            () = self.worker.stopped() => Error::Unavailable("the device worker has ended; the log says why".into()),
+            () = self.workers.stopped() => Error::Unavailable("the device worker has ended; the log says why".into()),
             ended = tasks.join_next() => match ended {
                 Some(Ok(Err(error))) => error,
                 other => Error::Unavailable(format!("a server task ended: {other:?}")),
@@ -176,15 +182,16 @@ impl Stoppable for Running {
     }
 
     async fn finished(&self) {
+        self.workers.curfew(Instant::now() + self.curfew);
         self.service.idle().await;
-        self.worker.drain();
-        self.worker.stopped().await;
+        self.workers.drain();
+        self.workers.stopped().await;
         let mut done = self.done.clone();
         let _ = timeout(LINGER, async { while done.changed().await.is_ok() {} }).await;
     }
 
     fn abort(&self) {
-        self.worker.abort();
+        self.workers.abort();
     }
 }
 

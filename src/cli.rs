@@ -1,11 +1,16 @@
 //! The command line: one file per subcommand.
 
+pub mod bench;
 pub mod config;
 pub mod eval;
 pub mod generate;
 pub mod inspect;
+pub mod reproduce;
 pub mod serve;
+pub mod simulate;
 pub mod train;
+
+mod receipts;
 
 use std::io::{ErrorKind, Write};
 
@@ -30,10 +35,13 @@ pub struct Cli {
 enum Command {
     Serve(serve::Args),
     Generate(generate::Args),
+    Reproduce(reproduce::Args),
     Inspect(inspect::Args),
     Config(config::Args),
     Train(train::Args),
     Eval(eval::Args),
+    Simulate(simulate::Args),
+    Bench(bench::Args),
 }
 
 impl Cli {
@@ -45,10 +53,13 @@ impl Cli {
         match self.command {
             Command::Serve(args) => serve::main(&args),
             Command::Generate(args) => generate::main(&args),
+            Command::Reproduce(args) => reproduce::main(&args),
             Command::Inspect(args) => inspect::main(&args),
             Command::Config(args) => config::main(&args),
             Command::Train(args) => train::main(&args),
             Command::Eval(args) => eval::main(&args),
+            Command::Simulate(args) => simulate::main(&args),
+            Command::Bench(args) => bench::main(&args),
         }
     }
 }

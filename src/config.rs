@@ -62,9 +62,11 @@ pub struct Models {
 /// Where networks run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Engine {
-    /// The device.
-    pub device: Device,
-    /// Threads that compute on a CPU.
+    /// The devices, at least one.
+    pub devices: Vec<Device>,
+    /// How often each is used.
+    pub replicas: NonZeroUsize,
+    /// Threads that compute on a CPU, all replicas together.
     pub threads: NonZeroUsize,
 }
 

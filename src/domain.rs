@@ -6,7 +6,9 @@
 mod grid;
 mod job;
 mod model;
+mod receipt;
 
 pub use grid::{Evaluation, Rule, Sampler, TimeGrid};
-pub use job::{Accepted, Image, Job, JobEvent, Summary};
+pub use job::{Accepted, Image, Job, JobEvent, Preview, Priority, Source, StepsReason, Summary};
 pub use model::{Guidance, ModelId, ModelInfo, ModelKey, ModelRef, TimePairs};
+pub use receipt::{Digest, Receipt};

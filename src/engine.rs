@@ -47,7 +47,8 @@ pub enum Start {
 pub struct RowStep {
     /// The row.
     pub row: RowId,
-    /// Set on a row's first evaluation only; the engine then keeps its state until the row ends.
+    /// Set on a row's first evaluation only; the engine then keeps its state until the row ends. A preview that shares
+    /// the batch with that evaluation has it, too.
     pub start: Option<Start>,
     /// What to evaluate and how the state moves.
     pub evaluation: Evaluation,
@@ -55,8 +56,23 @@ pub struct RowStep {
     pub label: Option<u32>,
     /// Guidance scale.
     pub guidance: f32,
-    /// Whether the row ends with this evaluation: its state is returned and forgotten.
-    pub last: bool,
+    /// What becomes of the row.
+    pub purpose: Purpose,
+}
+
+/// What an evaluation is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// The row moves and goes on.
+    Advance,
+    /// The row ends: its state is returned and forgotten.
+    Finish {
+        /// Whether the state before this evaluation is returned as well.
+        keep: bool,
+    },
+    /// The row stays where it is; where this evaluation would have taken it is returned. Such a step may share a batch
+    /// with one that moves the same row, and sees the row as it is before that.
+    Preview,
 }
 
 /// Rows of one model that share a forward, whatever their requests, times, classes and guidance.
@@ -64,7 +80,7 @@ pub struct RowStep {
 pub struct Batch {
     /// The model.
     pub model: ModelKey,
-    /// Its rows, each at most once.
+    /// Its rows, each at most once but for previews.
     pub rows: Vec<RowStep>,
 }
 
@@ -73,8 +89,15 @@ pub struct Batch {
 pub enum Outcome {
     /// It moved and is kept.
     Running,
-    /// It ended: its final state, row-major. The engine has forgotten it.
-    Finished(Vec<f32>),
+    /// It ended; the engine has forgotten it.
+    Finished {
+        /// Its final state, row-major.
+        state: Vec<f32>,
+        /// The state before the last evaluation, where that was asked for.
+        before: Option<Vec<f32>>,
+    },
+    /// It has not moved; this is where it would have ended.
+    Preview(Vec<f32>),
     /// It failed alone, and why. The engine has forgotten it.
     Failed(String),
 }

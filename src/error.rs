@@ -22,11 +22,16 @@ pub enum Error {
     #[error("{0}")]
     NotFound(String),
     /// The caller must come back later.
-    #[error("the server is full; retry in {} ms", .retry_after.as_millis())]
+    #[error("{}; retry in {} ms", full(*.predicted), .retry_after.as_millis())]
     Overloaded {
         /// When a retry is likely to be taken.
         retry_after: Duration,
+        /// How long the images would take now, where that is what they were refused for.
+        predicted: Option<Duration>,
     },
+    /// The caller must read what it asked for.
+    #[error("the client does not read")]
+    Stalled,
     /// The caller's time ran out.
     #[error("the deadline passed before the images were finished")]
     DeadlineExceeded,
@@ -90,6 +95,15 @@ impl Violation {
     fn list(all: &[Self]) -> String {
         let items: Vec<String> = all.iter().map(|v| format!("{}: {}", v.field, v.description)).collect();
         items.join("; ")
+    }
+}
+
+fn full(predicted: Option<Duration>) -> String {
+    match predicted {
+        None => "the server is full".into(),
+        Some(wait) => {
+            format!("the server is full: the images would take {} ms, longer than their deadline", wait.as_millis())
+        }
     }
 }
 

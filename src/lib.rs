@@ -33,5 +33,6 @@ pub mod model;
 pub mod picture;
 pub mod scheduler;
 pub mod shutdown;
+pub mod simulate;
 pub mod telemetry;
 pub mod train;

@@ -33,19 +33,27 @@ def stubs():
 
 def generate(client, request):
     """Runs one request; returns its images by index, as float32 of [count, shape...], and prints how long it took."""
-    began, first, images = time.perf_counter(), None, {}
+    began, first, images, shorter = time.perf_counter(), None, {}, 0
     for response in client.Generate(request):
         event = response.WhichOneof("event")
         if event == "image":
+            image = response.image
             first = first or time.perf_counter() - began
-            images[response.image.index] = (response.image.shape, bytearray(response.image.data))
-        elif event == "image_chunk":  # An image larger than a message goes on.
-            images[response.image_chunk.index][1].extend(response.image_chunk.data)
+            shorter += image.steps < image.steps_asked
+            data = bytearray(image.data)
+            images[image.index] = (image.shape, data)
+        elif event == "preview":  # What the image would be, finished now; a viewer would show it.
+            preview, data = response.preview, bytearray(response.preview.data)
+            after = 1e3 * (time.perf_counter() - began)
+            print(f"    preview of image {preview.index}: {preview.evaluations} evaluations, {after:.1f} ms")
+        elif event == "image_chunk":  # An image or preview larger than a message goes on.
+            data.extend(response.image_chunk.data)
         elif event == "summary":
             total, evaluations = time.perf_counter() - began, response.summary.evaluations
     print(
         f"{request.steps:3} steps: {len(images)} images, {evaluations} evaluations, "
         f"first after {1e3 * first:.1f} ms, all after {1e3 * total:.1f} ms"
+        + (f", {shorter} with fewer steps to be in time" if shorter else "")
     )
     arrays = (np.frombuffer(data, dtype="<f4").reshape(shape) for _, (shape, data) in sorted(images.items()))
     return np.stack(list(arrays))
@@ -87,6 +95,9 @@ def arguments():
     parser.add_argument("--count", type=int, help="images in a row; one for each class if absent")
     parser.add_argument("--steps", default="1,2,4,8", help="numbers of steps, a row for each [%(default)s]")
     parser.add_argument("--guidance", type=float, help="guidance scale; the model's own if absent")
+    parser.add_argument("--deadline-ms", type=int, help="give up a request after this many milliseconds")
+    parser.add_argument("--min-steps", type=int, help="fewest steps that will do to be in time; all if absent")
+    parser.add_argument("--previews", action="store_true", help="tell when unfinished images could be shown")
     parser.add_argument("--seed", type=int, default=random.getrandbits(32), help="seed of the noise; drawn if absent")
     parser.add_argument("--out", help="save a picture here")
     parser.add_argument("--npy", help="save the samples here, float32 of [rows, count, shape...]")
@@ -123,6 +134,9 @@ def main():
                 guidance=args.guidance,
                 seed=args.seed,
                 output_encoding=pb.OUTPUT_ENCODING_FLOAT32,
+                deadline_ms=args.deadline_ms,
+                min_steps=args.min_steps and min(args.min_steps, step),
+                previews=pb.Previews() if args.previews else None,
             )
             rows.append(generate(client, request))
     rows = np.stack(rows)

@@ -1,4 +1,4 @@
-//! A client of the generation service: connects with clear errors, joins the pieces of an image, and turns a status
+//! A client of the generation service: connects with clear errors, joins the pieces of images, and turns a status
 //! back into the crate's error.
 //!
 //! Thin on purpose: requests and answers are the messages of [`proto::v1`](super::proto::v1), so that whatever the
@@ -10,12 +10,15 @@ mod convert;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
+use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Status, Streaming};
+use tonic::{Request, Status, Streaming};
 
 use answer::Answer;
-pub use convert::floats;
+pub use answer::Arrival;
+pub use convert::{floats, preview_floats};
 
+use super::arrival::TENANT_HEADER;
 use super::proto::v1;
 use super::proto::v1::generation_service_client::GenerationServiceClient;
 use crate::domain::ModelInfo;
@@ -36,6 +39,7 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub struct Client {
     service: GenerationServiceClient<Channel>,
+    tenant: Option<MetadataValue<Ascii>>,
 }
 
 impl Client {
@@ -53,7 +57,16 @@ impl Client {
             .connect()
             .await;
         let channel = connected.map_err(|e| Error::Unavailable(format!("no connection to {server}: {}", root(&e))))?;
-        Ok(Self { service: GenerationServiceClient::new(channel) })
+        Ok(Self { service: GenerationServiceClient::new(channel), tenant: None })
+    }
+
+    /// The same client, on whose requests the server works on the account of `tenant`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a name that cannot be sent.
+    pub fn on_account_of(self, tenant: &str) -> Result<Self> {
+        let name = tenant.parse().map_err(|_| Error::Config(vec![format!("'{tenant}' is not a name in ASCII")]))?;
+        Ok(Self { tenant: Some(name), ..self })
     }
 
     /// The loaded models, the default one first.
@@ -85,6 +98,10 @@ impl Client {
     pub async fn generate(&mut self, request: v1::GenerateRequest) -> Result<Generation> {
         let allowed = request.deadline_ms.map(|ms| Duration::from_millis(ms.into()) + DEADLINE_SLACK);
         let until = allowed.map(|allowed| Instant::now() + allowed);
+        let mut request = Request::new(request);
+        if let Some(tenant) = &self.tenant {
+            request.metadata_mut().insert(TENANT_HEADER, tenant.clone());
+        }
         let mut stream = told(until, self.service.generate(request)).await?.into_inner();
         match receive(&mut stream, until).await? {
             v1::generate_response::Event::Accepted(accepted) => {
@@ -111,14 +128,29 @@ impl Generation {
         &self.accepted
     }
 
-    /// The next image, whole, in the order in which they finish; `None` once all have come.
+    /// The next image, whole, in the order in which they finish; `None` once all have come. Previews are passed over:
+    /// [`Generation::arrival`] has them.
     ///
     /// # Errors
     /// Why the generation ended early.
     pub async fn next(&mut self) -> Result<Option<v1::Image>> {
+        loop {
+            match self.arrival().await? {
+                Some(Arrival::Image(image)) => return Ok(Some(image)),
+                Some(Arrival::Preview(_)) => (),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// The next image or preview, whole; `None` once all images have come.
+    ///
+    /// # Errors
+    /// Why the generation ended early.
+    pub async fn arrival(&mut self) -> Result<Option<Arrival>> {
         while self.answer.summary().is_none() {
-            if let Some(image) = self.answer.take(receive(&mut self.stream, self.until).await?)? {
-                return Ok(Some(image));
+            if let Some(arrival) = self.answer.take(receive(&mut self.stream, self.until).await?)? {
+                return Ok(Some(arrival));
             }
         }
         Ok(None)

@@ -3,7 +3,7 @@
 use prost::bytes::Bytes;
 
 use super::proto::v1;
-use crate::domain::ModelInfo;
+use crate::domain::{Digest, ModelInfo};
 use crate::error::{Error, Result};
 use crate::picture;
 
@@ -42,12 +42,23 @@ impl Encoding {
     /// # Errors
     /// [`Error::Compute`](crate::error::Error::Compute) when the state does not have the model's shape.
     pub(super) async fn encode(self, state: Vec<f32>, model: &ModelInfo) -> Result<Bytes> {
-        if state.len() <= INLINE_ELEMENTS {
-            return self.bytes(&state, &model.shape, model.value_range);
-        }
         let (shape, range) = (model.shape.clone(), model.value_range);
-        let encoded = tokio::task::spawn_blocking(move || self.bytes(&state, &shape, range)).await;
-        encoded.unwrap_or_else(|e| Err(Error::Compute(format!("encoding failed: {e}"))))
+        apart(state.len(), move || self.bytes(&state, &shape, range)).await
+    }
+
+    /// The same with the digests of a finished sample.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub(super) async fn finish(self, state: Vec<f32>, model: &ModelInfo) -> Result<Encoded> {
+        let (shape, range) = (model.shape.clone(), model.value_range);
+        let finish = move || {
+            let (data, sample_digest) = (self.bytes(&state, &shape, range)?, Digest::of_numbers(&state));
+            // Float32 is what the sample's digest is of.
+            let digest = if self == Self::Float32 { sample_digest } else { Digest::of(&data) };
+            Ok(Encoded { data, digest, sample_digest })
+        };
+        apart(model.elements(), finish).await
     }
 
     fn bytes(self, state: &[f32], shape: &[usize], range: [f32; 2]) -> Result<Bytes> {
@@ -61,6 +72,25 @@ impl Encoding {
             }
         })
     }
+}
+
+/// A finished sample, encoded.
+#[derive(Debug)]
+pub(super) struct Encoded {
+    pub(super) data: Bytes,
+    /// Of `data`.
+    pub(super) digest: Digest,
+    /// Of the sample's numbers.
+    pub(super) sample_digest: Digest,
+}
+
+/// Does `work` on this many elements, away from the caller's thread if they are many.
+async fn apart<T: Send + 'static>(elements: usize, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    if elements <= INLINE_ELEMENTS {
+        return work();
+    }
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|e| Err(Error::Compute(format!("encoding failed: {e}"))))
 }
 
 #[cfg(test)]
@@ -79,6 +109,15 @@ mod tests {
         assert_eq!((bytes[0], bytes[2]), (0, 255));
         let png = Encoding::Png.encode(state, &model).await.unwrap();
         assert!(png.starts_with(b"\x89PNG"));
+    }
+
+    #[tokio::test]
+    async fn digests_are_of_the_bytes_and_of_the_numbers() {
+        let (model, state) = (ModelInfo { shape: vec![1, 1, 2], ..model() }, vec![0.5, -1.0]);
+        for encoding in [Encoding::Float32, Encoding::Uint8, Encoding::Png] {
+            let Encoded { data, digest, sample_digest } = encoding.finish(state.clone(), &model).await.unwrap();
+            assert_eq!((digest, sample_digest), (Digest::of(&data), Digest::of_numbers(&state)), "{encoding:?}");
+        }
     }
 
     #[tokio::test]

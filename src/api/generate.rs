@@ -1,7 +1,7 @@
 //! One generation from acceptance to its summary.
 //!
 //! A task per request moves images from the scheduler's ticket to the response stream. When the job has ended, the
-//! client has gone, or the deadline has passed, the ticket is dropped, which cancels unfinished images. The request
+//! client has gone or does not read, or the deadline has passed, the ticket is dropped, which cancels unfinished images. The request
 //! itself goes on until the transport has taken its last message, again within the deadline: only then is it counted,
 //! logged, and its place given to another, so that a stop waits for what is on its way.
 
@@ -9,19 +9,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prost::bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::Code;
 use tracing::Instrument;
 
 use super::encode::Encoding;
-use super::models::wire_shape;
+use super::events::{self, Teller};
 use super::observe::Observation;
 use super::proto::v1::generate_response::Event;
-use super::proto::{NULL_LABEL, micros, v1};
-use super::responses::{self, Overseer, Responses};
+use super::proto::{micros, v1};
+use super::responses::{self, Messages, Overseer, Responses};
 use super::service::Shared;
 use super::status::{code, code_name, status};
-use crate::domain::{Accepted, Image, Job, JobEvent, ModelInfo, Sampler, Summary};
+use crate::domain::{Image, Job, JobEvent, ModelInfo, ModelKey, Preview};
 use crate::error::{Error, Result};
 use crate::scheduler::Ticket;
 use crate::telemetry::metrics;
@@ -49,20 +49,22 @@ impl Generation {
             "generate",
             request_id = &*self.job.request_id,
             model = %self.model().id,
-            count = self.job.labels.len(),
+            count = self.job.sources.len(),
             steps = self.job.grid.steps(),
+            tenant = &*self.job.tenant,
         )
     }
 
-    async fn run(self, messages: mpsc::Sender<v1::GenerateResponse>, mut stream: Overseer, observation: Observation) {
+    async fn run(self, messages: Messages, mut stream: Overseer, observation: Observation) {
+        let told = Teller::new(&self.job, self.model(), self.encoding);
         let Self { shared, job, encoding, permit } = self;
-        let (request_id, deadline) = (Arc::clone(&job.request_id), job.deadline);
-        let mut delivery =
-            Delivery { labels: job.labels.clone(), shared, encoding, messages, progress: Progress::new() };
+        let (request_id, deadline, patience) = (Arc::clone(&job.request_id), job.deadline, shared.settings.stall);
+        let model = job.model;
+        let mut delivery = Delivery { shared, model, told, encoding, messages, progress: Progress::new() };
         let served = tokio::select! {
             biased;
             outcome = delivery.serve(job) => outcome,
-            () = stream.dropped() => Err(Error::Cancelled),
+            left = stream.left(patience) => Err(left),
             () = passed(deadline) => Err(Error::DeadlineExceeded),
         };
         if let Err(error) = &served {
@@ -70,10 +72,14 @@ impl Generation {
         }
         let Delivery { progress, messages, .. } = delivery;
         drop(messages);
-        let left = tokio::select! {
-            biased;
-            () = stream.dropped() => Error::Cancelled,
-            () = passed(deadline) => Error::DeadlineExceeded,
+        let left = match &served {
+            // It has been waited for already.
+            Err(Error::Stalled) => Error::Stalled,
+            _ => tokio::select! {
+                biased;
+                left = stream.left(patience) => left,
+                () = passed(deadline) => Error::DeadlineExceeded,
+            },
         };
         let is_delivered = stream.close(status(&left, &request_id));
         let outcome = served.and_then(|()| if is_delivered { Ok(()) } else { Err(left) });
@@ -158,105 +164,75 @@ impl Progress {
 /// Moves a job's events to its client.
 struct Delivery {
     shared: Arc<Shared>,
-    labels: Vec<Option<u32>>,
+    model: ModelKey,
+    told: Teller,
     encoding: Encoding,
-    messages: mpsc::Sender<v1::GenerateResponse>,
+    messages: Messages,
     progress: Progress,
 }
 
 impl Delivery {
     async fn serve(&mut self, job: Job) -> Result<()> {
-        let (model, sampler) = (job.model, job.sampler);
-        let mut opening = opening(&job, self.shared.catalogue.info(model), self.encoding);
-        let mut ticket = submit(&self.shared, job).await?;
-        let Accepted { evaluations, queue_position } = ticket.accepted;
-        opening.evaluations = evaluations;
-        opening.queue_position = u32::try_from(queue_position).unwrap_or(u32::MAX);
-        self.send(Event::Accepted(opening)).await?;
-        while let Some(event) = ticket.next().await {
-            match event {
-                JobEvent::Image(image) => self.image(image, sampler, model).await?,
-                JobEvent::Finished(summary) => return self.send(Event::Summary(closing(summary))).await,
-                JobEvent::Failed(error) => return Err(error),
+        let has_previews = job.previews.is_some();
+        let mut ticket = submit(&self.shared, job)?;
+        self.messages.send(Event::Accepted(self.told.accepted(ticket.accepted))).await?;
+        loop {
+            if has_previews {
+                // Where a message waits, previews had better stay with the scheduler: there newer ones take their place.
+                self.messages.taken().await?;
+            }
+            match ticket.next().await {
+                Some(JobEvent::Preview(preview)) => self.preview(preview).await?,
+                Some(JobEvent::Image(image)) => self.image(image).await?,
+                Some(JobEvent::Finished(summary)) => {
+                    return self.messages.send(Event::Summary(events::summary(summary))).await;
+                }
+                Some(JobEvent::Failed(error)) => return Err(error),
+                None => return Err(Error::Compute("the worker forgot a job".into())),
             }
         }
-        Err(Error::Compute("the worker forgot a job".into()))
     }
 
-    async fn image(&mut self, image: Image, sampler: Sampler, model: crate::domain::ModelKey) -> Result<()> {
+    async fn image(&mut self, mut image: Image) -> Result<()> {
         self.progress.image(&image);
-        let shared = Arc::clone(&self.shared);
-        let info = shared.catalogue.info(model);
-        let label = self.labels.get(image.index as usize).copied().flatten();
-        let head = v1::Image {
-            index: image.index,
-            label: label.and_then(|l| i32::try_from(l).ok()).unwrap_or(NULL_LABEL),
-            shape: wire_shape(info),
-            output_encoding: self.encoding.to_wire().into(),
-            total_bytes: 0,
-            data: Bytes::new(),
-            steps: image.evaluations / sampler.evaluations_per_step(),
-            evaluations: image.evaluations,
-            queue_us: micros(image.queued),
-            compute_us: micros(image.computed),
-            ..Default::default()
-        };
-        let data = self.encoding.encode(image.state, info).await?;
-        self.pieces(head, data).await
+        let (index, state) = (image.index, std::mem::take(&mut image.state));
+        let encoded = self.encoding.finish(state, self.shared.catalogue.info(self.model)).await?;
+        let head = self.told.image(image, &encoded);
+        self.pieces(index, encoded.data, |data| Event::Image(v1::Image { data, ..head })).await
     }
 
-    /// Sends an image in messages of at most `chunk_bytes` of data.
-    async fn pieces(&mut self, head: v1::Image, mut data: Bytes) -> Result<()> {
+    async fn preview(&mut self, mut preview: Preview) -> Result<()> {
+        let (index, state) = (preview.index, std::mem::take(&mut preview.state));
+        let data = self.encoding.encode(state, self.shared.catalogue.info(self.model)).await?;
+        let head = self.told.preview(&preview, data.len());
+        self.pieces(index, data, |data| Event::Preview(v1::Preview { data, ..head })).await
+    }
+
+    /// Sends an image's data in messages of at most `chunk_bytes` of it, the first of which `head` makes.
+    async fn pieces(&mut self, index: u32, mut data: Bytes, head: impl FnOnce(Bytes) -> Event) -> Result<()> {
         let chunk_bytes = self.shared.settings.chunk_bytes;
-        let (index, total) = (head.index, data.len());
-        let first = data.split_to(chunk_bytes.min(total));
-        let image = v1::Image { total_bytes: total as u64, data: first, ..head };
-        self.send(Event::Image(image)).await?;
+        let total = data.len();
+        self.messages.send(head(data.split_to(chunk_bytes.min(total)))).await?;
         while !data.is_empty() {
             let offset = (total - data.len()) as u64;
             let piece = data.split_to(chunk_bytes.min(data.len()));
-            self.send(Event::ImageChunk(v1::ImageChunk { index, offset, data: piece })).await?;
+            self.messages.send(Event::ImageChunk(v1::ImageChunk { index, offset, data: piece })).await?;
         }
         metrics::RESPONSE_BYTES.counter([]).increment(total as u64);
         self.progress.sent_bytes += total as u64;
         Ok(())
     }
-
-    async fn send(&self, event: Event) -> Result<()> {
-        let message = v1::GenerateResponse { event: Some(event) };
-        self.messages.send(message).await.map_err(|_| Error::Cancelled)
-    }
 }
 
 /// Hands the job over and counts a refusal.
-async fn submit(shared: &Shared, job: Job) -> Result<Ticket> {
-    let submitted = shared.scheduler.submit(job).await;
+fn submit(shared: &Shared, job: Job) -> Result<Ticket> {
+    let submitted = shared.scheduler.submit(job);
     let reason = match &submitted {
+        Err(Error::Overloaded { predicted: Some(_), .. }) => "deadline",
         Err(Error::Overloaded { .. }) => "queue",
         Err(Error::Unavailable(_)) => "unavailable",
         _ => return submitted,
     };
     metrics::REJECTIONS.counter([reason]).increment(1);
     submitted
-}
-
-/// What the client is told before the first image, but for what only the scheduler knows.
-fn opening(job: &Job, model: &ModelInfo, encoding: Encoding) -> v1::Accepted {
-    v1::Accepted {
-        request_id: job.request_id.to_string(),
-        model: model.id.to_string(),
-        times: job.grid.times().to_vec(),
-        sampler: v1::Sampler::from(job.sampler).into(),
-        evaluations: 0,
-        guidance: job.guidance,
-        seed: job.seed,
-        output_encoding: encoding.to_wire().into(),
-        queue_position: 0,
-        ..Default::default()
-    }
-}
-
-fn closing(summary: Summary) -> v1::Summary {
-    let total_us = micros(summary.total);
-    v1::Summary { images: summary.images, evaluations: summary.evaluations, total_us, ..Default::default() }
 }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::domain::Sampler;
+use crate::domain::{Priority, Sampler};
 
 /// Version 1 of the contract, documented in the proto file.
 pub mod v1 {
@@ -33,6 +33,16 @@ impl From<Sampler> for v1::Sampler {
             Sampler::FlowMap => Self::FlowMap,
             Sampler::Euler => Self::Euler,
             Sampler::Heun => Self::Heun,
+        }
+    }
+}
+
+impl From<Priority> for v1::Priority {
+    fn from(priority: Priority) -> Self {
+        match priority {
+            Priority::Low => Self::Low,
+            Priority::Normal => Self::Normal,
+            Priority::High => Self::High,
         }
     }
 }

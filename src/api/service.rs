@@ -83,7 +83,7 @@ impl Service {
         Arc::clone(requests).try_acquire_owned().map_err(|_| {
             let (reason, error) = match stopping.load(Ordering::Acquire) {
                 true => ("unavailable", Error::Unavailable("the server is shutting down".into())),
-                false => ("requests", Error::Overloaded { retry_after: REQUESTS_RETRY }),
+                false => ("requests", Error::Overloaded { retry_after: REQUESTS_RETRY, predicted: None }),
             };
             metrics::REJECTIONS.counter([reason]).increment(1);
             error
@@ -149,7 +149,16 @@ mod tests {
 
     fn service(max_requests: usize) -> Service {
         let second = Duration::from_secs(1);
-        let bounds = scheduler::Limits { max_rows: 1, max_step: second, max_queued_images: 1, queue_slots: 1 };
+        let bounds = scheduler::Limits {
+            max_rows: 1,
+            max_step: second,
+            efficiency: 1.0,
+            max_queued_images: 1,
+            headroom: scheduler::Headroom { fraction: 0.0, most: second },
+            brown_out: None,
+            preview_share: 0.0,
+            kept_bytes: 0,
+        };
         let settings = Settings {
             limits: limits(),
             max_connections: 1,
@@ -158,8 +167,11 @@ mod tests {
             chunk_bytes: 1024,
             keepalive_interval: second,
             keepalive_timeout: second,
+            stall: second,
         };
-        Service::new(catalogue(), scheduler::channel(&bounds).0, settings)
+        let catalogue = catalogue();
+        let (scheduler, _) = scheduler::channel(catalogue.models(), &bounds, 1, Arc::new(std::time::Instant::now));
+        Service::new(catalogue, scheduler, settings)
     }
 
     #[tokio::test]

@@ -34,4 +34,6 @@ pub struct Settings {
     pub keepalive_interval: Duration,
     /// A connection that gives none for this long is closed.
     pub keepalive_timeout: Duration,
+    /// A client that takes no message for this long while one waits is cut off.
+    pub stall: Duration,
 }

@@ -1,9 +1,10 @@
 //! The only map from errors to a gRPC status.
 //!
-//! A client learns what it can act on: every wrong field (`BadRequest`), when to come back (`RetryInfo`), and the name
-//! of its request (`RequestInfo`) to quote to an operator. What only an operator or we can mend stays in the log: such
+//! A client learns what it can act on: every wrong field (`BadRequest`), when to come back (`RetryInfo`), for what it was
+//! refused (`ErrorInfo`), and the name of its request (`RequestInfo`) to quote to an operator. What only an operator or we can mend stays in the log: such
 //! a status carries no path and no internal name.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use tonic::metadata::{MetadataMap, MetadataValue};
@@ -25,6 +26,17 @@ const MAX_MESSAGE_CHARS: usize = 1500;
 /// Where gRPC clients that retry by themselves look for the delay, in milliseconds.
 const PUSHBACK_HEADER: &str = "grpc-retry-pushback-ms";
 
+/// Who it is that gives the reasons below.
+pub(super) const REASON_DOMAIN: &str = "flowmap";
+/// The images could not be finished by their deadline: a longer one may be met.
+pub(super) const DEADLINE_INFEASIBLE: &str = "DEADLINE_INFEASIBLE";
+/// There is no room for more images or requests.
+pub(super) const QUEUE_FULL: &str = "QUEUE_FULL";
+/// The client took too long to read.
+pub(super) const CLIENT_STALLED: &str = "CLIENT_STALLED";
+/// Beside [`DEADLINE_INFEASIBLE`]: how long the images would take, in milliseconds.
+pub(super) const PREDICTED_WAIT: &str = "predicted_wait_ms";
+
 /// The status that tells a client of `error`.
 pub(super) fn status(error: &Error, request_id: &str) -> Status {
     let mut details = ErrorDetails::new();
@@ -35,10 +47,12 @@ pub(super) fn status(error: &Error, request_id: &str) -> Status {
             details.add_bad_request_violation(&violation.field, clip(&violation.description, MAX_DESCRIPTION_CHARS));
         }
     }
+    if let Some((reason, facts)) = reason(error) {
+        details.set_error_info(reason, REASON_DOMAIN, facts);
+    }
     if let Some(delay) = retry_after(error) {
         details.set_retry_info(Some(delay));
-        let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-        metadata.insert(PUSHBACK_HEADER, MetadataValue::from(delay_ms));
+        metadata.insert(PUSHBACK_HEADER, MetadataValue::from(millis(delay)));
     }
     Status::with_error_details_and_metadata(code(error), message(error), details, metadata)
 }
@@ -48,7 +62,7 @@ pub(super) fn code(error: &Error) -> Code {
     match error {
         Error::Invalid(_) => Code::InvalidArgument,
         Error::NotFound(_) => Code::NotFound,
-        Error::Overloaded { .. } => Code::ResourceExhausted,
+        Error::Overloaded { .. } | Error::Stalled => Code::ResourceExhausted,
         Error::DeadlineExceeded => Code::DeadlineExceeded,
         Error::Cancelled => Code::Cancelled,
         Error::Unavailable(_) => Code::Unavailable,
@@ -94,10 +108,26 @@ fn summary(violations: &[Violation]) -> String {
 
 fn retry_after(error: &Error) -> Option<Duration> {
     match error {
-        Error::Overloaded { retry_after } => Some(*retry_after),
+        Error::Overloaded { retry_after, .. } => Some(*retry_after),
         Error::Unavailable(_) => Some(UNAVAILABLE_RETRY),
         _ => None,
     }
+}
+
+/// Why resources were refused, for programs.
+fn reason(error: &Error) -> Option<(&'static str, HashMap<String, String>)> {
+    match error {
+        Error::Overloaded { predicted: Some(wait), .. } => {
+            Some((DEADLINE_INFEASIBLE, HashMap::from([(PREDICTED_WAIT.into(), millis(*wait).to_string())])))
+        }
+        Error::Overloaded { predicted: None, .. } => Some((QUEUE_FULL, HashMap::new())),
+        Error::Stalled => Some((CLIENT_STALLED, HashMap::new())),
+        _ => None,
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn clip(text: &str, most: usize) -> String {
@@ -136,11 +166,17 @@ mod tests {
 
     #[test]
     fn refusals_say_when_to_come_back() {
-        let error = Error::Overloaded { retry_after: Duration::from_millis(40) };
-        let status = status(&error, "r1");
-        assert_eq!(status.code(), Code::ResourceExhausted);
-        assert_eq!(status.get_details_retry_info().unwrap().retry_delay, Some(Duration::from_millis(40)));
-        assert_eq!(status.metadata().get(PUSHBACK_HEADER).unwrap(), "40");
+        for (predicted, reason) in [(None, "QUEUE_FULL"), (Some(Duration::from_millis(90)), "DEADLINE_INFEASIBLE")] {
+            let error = Error::Overloaded { retry_after: Duration::from_millis(40), predicted };
+            let status = status(&error, "r1");
+            assert_eq!(status.code(), Code::ResourceExhausted);
+            assert_eq!(status.get_details_retry_info().unwrap().retry_delay, Some(Duration::from_millis(40)));
+            assert_eq!(status.metadata().get(PUSHBACK_HEADER).unwrap(), "40");
+            let info = status.get_details_error_info().unwrap();
+            assert_eq!((info.reason.as_str(), info.domain.as_str()), (reason, "flowmap"));
+            let told = info.metadata.get("predicted_wait_ms").map(String::as_str);
+            assert_eq!(told, predicted.map(|_| "90"));
+        }
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! stand-in, so that the fields after it are still judged; a stand-in never leaves this file, because a single
 //! violation refuses the request. Sizes are compared with their bounds before anything of that size is made.
 
+mod anytime;
+mod continuation;
 mod grid;
 mod state;
 #[cfg(test)]
@@ -18,7 +20,7 @@ use super::catalogue::Catalogue;
 use super::encode::Encoding;
 use super::proto::{NULL_LABEL, v1};
 use super::settings::Limits;
-use crate::domain::{Job, ModelInfo, ModelKey, ModelRef, Sampler, TimeGrid};
+use crate::domain::{Job, ModelInfo, ModelKey, ModelRef, Sampler, Source, TimeGrid};
 use crate::error::{Error, Result, Violation};
 
 /// Longest request id, in characters.
@@ -51,6 +53,7 @@ pub(super) fn parse(
     let model = reader.model(catalogue)?;
     let request_id = reader.request_id(arrival);
     let deadline = reader.deadline(arrival);
+    let priority = reader.priority();
     let count = reader.count();
     let grid = reader.grid();
     let sampler = reader.sampler();
@@ -59,17 +62,52 @@ pub(super) fn parse(
     // Without a model there is nothing to compare the rest with.
     let Some(model) = model else { return Err(Error::Invalid(reader.violations)) };
     let info = catalogue.info(model);
-    let sampler = reader.legal_sampler(sampler, &grid, info);
-    reader.work(count, &grid, sampler);
-    let labels = reader.labels(count, info);
-    let guidance = reader.legal_guidance(guidance, info);
+    let plan = match request.continue_from.as_slice() {
+        [] => reader.anew(Wishes { count, sampler, guidance, seed: request.seed.unwrap_or(arrival.seed) }, grid, info),
+        receipts => reader.continued(receipts, &grid, info),
+    };
+    let min_steps = reader.min_steps(&plan);
+    let previews = reader.previews(&plan);
     let encoding = reader.legal_encoding(encoding, info);
     let initial = reader.initial(count, info);
+    reader.same_states(initial.as_deref(), info);
     reader.finish()?;
-    let seed = request.seed.unwrap_or(arrival.seed);
-    let deadline = Some(deadline);
-    let job = Job { request_id, model, sampler, grid, seed, labels, guidance, initial, deadline };
+    let Plan { sampler, guidance, grid, sources, .. } = plan;
+    let (tenant, deadline) = (Arc::clone(&arrival.tenant), Some(deadline));
+    let job = Job {
+        request_id,
+        tenant,
+        priority,
+        model,
+        sampler,
+        grid,
+        min_steps,
+        sources,
+        guidance,
+        initial,
+        deadline,
+        previews,
+    };
     Ok(Parsed { job, encoding })
+}
+
+/// What a request for new images says, as far as it does.
+struct Wishes {
+    count: u32,
+    sampler: Option<Sampler>,
+    guidance: Option<f32>,
+    seed: u64,
+}
+
+/// Which images are made, and how.
+struct Plan {
+    sampler: Sampler,
+    guidance: f32,
+    /// The times of every image; of those that go on from others, these come after the ones that they have walked.
+    grid: TimeGrid,
+    sources: Vec<Source>,
+    /// Steps of the longest image, those that it has walked included.
+    steps: u32,
 }
 
 /// The name by which a request is logged and answered, whether or not the rest of it is right.
@@ -114,6 +152,9 @@ impl Reader<'_> {
 
     /// `None` after a violation; a well-formed name that is not loaded ends the reading.
     fn model(&mut self, catalogue: &Catalogue) -> Result<Option<ModelKey>> {
+        if let Some(first) = self.request.continue_from.first() {
+            return self.continued_model(first, catalogue);
+        }
         match model_reference(&self.request.model) {
             Ok(reference) => catalogue.resolve(&reference).map(Some),
             Err(violation) => {
@@ -140,9 +181,12 @@ impl Reader<'_> {
     }
 
     fn count(&mut self) -> u32 {
-        let count = self.request.count.unwrap_or(1);
+        let (field, count) = match self.request.continue_from.len() {
+            0 => ("count", self.request.count.unwrap_or(1)),
+            receipts => ("continue_from", u32::try_from(receipts).unwrap_or(u32::MAX)),
+        };
         if count == 0 || count > self.limits.max_count {
-            self.reject("count", format!("is {count}, must be 1 to {}", self.limits.max_count));
+            self.reject(field, format!("is {count}, must be 1 to {}", self.limits.max_count));
             return 1;
         }
         count
@@ -150,41 +194,54 @@ impl Reader<'_> {
 
     /// `None` where the server chooses.
     fn sampler(&mut self) -> Option<Sampler> {
-        match v1::Sampler::try_from(self.request.sampler) {
+        self.known_sampler("sampler", self.request.sampler)
+    }
+
+    /// `None` for none, and for one that is not known.
+    fn known_sampler(&mut self, field: &str, sampler: i32) -> Option<Sampler> {
+        match v1::Sampler::try_from(sampler) {
             Ok(v1::Sampler::Unspecified) => None,
             Ok(v1::Sampler::FlowMap) => Some(Sampler::FlowMap),
             Ok(v1::Sampler::Euler) => Some(Sampler::Euler),
             Ok(v1::Sampler::Heun) => Some(Sampler::Heun),
             Err(unknown) => {
-                self.reject("sampler", format!("{} is not a sampler", unknown.0));
+                self.reject(field, format!("{} is not a sampler", unknown.0));
                 None
             }
         }
     }
 
-    fn legal_sampler(&mut self, asked: Option<Sampler>, grid: &TimeGrid, model: &ModelInfo) -> Sampler {
-        let sampler = asked.unwrap_or_else(|| model.time_pairs.default_sampler());
+    /// New images from noise or from states.
+    fn anew(&mut self, wishes: Wishes, grid: TimeGrid, model: &ModelInfo) -> Plan {
+        let Wishes { count, sampler, guidance, seed } = wishes;
+        let sampler = sampler.unwrap_or_else(|| model.time_pairs.default_sampler());
+        self.legal_sampler("sampler", sampler, &grid, model);
+        let steps = u32::try_from(grid.steps()).unwrap_or(u32::MAX);
+        self.work("count", count, u64::from(steps) * u64::from(count), sampler);
+        let labels = self.labels(count, model);
+        let guidance = guidance.unwrap_or_else(|| model.guidance.default_scale());
+        self.legal_guidance("guidance", guidance, model);
+        let sources = (0..).zip(labels).map(|(index, label)| Source::noise(seed, index, label)).collect();
+        Plan { sampler, guidance, grid, sources, steps }
+    }
+
+    fn legal_sampler(&mut self, field: &str, sampler: Sampler, grid: &TimeGrid, model: &ModelInfo) {
         if !model.time_pairs.allows(sampler, grid.is_rising()) {
             let way = if grid.is_rising() { "rising" } else { "falling" };
             let legal = Sampler::ALL.into_iter().filter(|s| model.time_pairs.allows(*s, grid.is_rising()));
             let legal: Vec<String> = legal.map(|s| s.to_string()).collect();
             let description =
                 format!("{sampler} cannot walk a {way} time grid of {}; possible: {}", model.id, legal.join(", "));
-            self.reject("sampler", description);
+            self.reject(field, description);
         }
-        sampler
     }
 
     /// Bounds the whole request, whose parts may each be within theirs.
-    fn work(&mut self, count: u32, grid: &TimeGrid, sampler: Sampler) {
-        let each = grid.steps() as u64 * u64::from(sampler.evaluations_per_step());
-        let all = each.saturating_mul(count.into());
-        if all > self.limits.max_evaluations {
-            let description = format!(
-                "{count} images of {each} evaluations are {all} evaluations, the most is {}",
-                self.limits.max_evaluations
-            );
-            self.reject("count", description);
+    fn work(&mut self, field: &str, count: u32, steps: u64, sampler: Sampler) {
+        let all = steps.saturating_mul(sampler.evaluations_per_step().into());
+        let most = self.limits.max_evaluations;
+        if all > most {
+            self.reject(field, format!("{count} images of these steps take {all} evaluations, the most is {most}"));
         }
     }
 
@@ -200,11 +257,12 @@ impl Reader<'_> {
                 return Vec::new();
             }
         }
-        let read: Vec<Option<u32>> = labels.iter().enumerate().map(|(i, &l)| self.label(i, l, model)).collect();
+        let read: Vec<Option<u32>> =
+            labels.iter().enumerate().map(|(i, &l)| self.label(&format!("labels[{i}]"), l, model)).collect();
         if read.len() == images { read } else { vec![read[0]; images] }
     }
 
-    fn label(&mut self, index: usize, label: i32, model: &ModelInfo) -> Option<u32> {
+    fn label(&mut self, field: &str, label: i32, model: &ModelInfo) -> Option<u32> {
         if label == NULL_LABEL {
             return None;
         }
@@ -214,7 +272,7 @@ impl Reader<'_> {
                 0 => format!("{} has no classes, so only -1 is possible", model.id),
                 n => format!("must be 0 to {}, or -1 for no class", n - 1),
             };
-            self.reject(format!("labels[{index}]"), format!("is {label}; {allowed}"));
+            self.reject(field, format!("is {label}; {allowed}"));
         }
         known
     }
@@ -229,13 +287,11 @@ impl Reader<'_> {
         Some(scale)
     }
 
-    fn legal_guidance(&mut self, asked: Option<f32>, model: &ModelInfo) -> f32 {
-        let scale = asked.unwrap_or_else(|| model.guidance.default_scale());
+    fn legal_guidance(&mut self, field: &str, scale: f32, model: &ModelInfo) {
         if !model.guidance.allows(scale) {
             let allowed = allowed_guidance(model);
-            self.reject("guidance", format!("is {scale}; {} takes {allowed}", model.id));
+            self.reject(field, format!("is {scale}; {} takes {allowed}", model.id));
         }
-        scale
     }
 
     /// `None` where the server chooses.

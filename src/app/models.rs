@@ -22,8 +22,8 @@ pub type EngineMaker = Box<dyn FnOnce() -> Result<Box<dyn Engine>> + Send>;
 pub struct Parts {
     /// The models.
     pub catalogue: Catalogue,
-    /// The engine for these models, by the same keys.
-    pub engine: EngineMaker,
+    /// The engines for these models, by the same keys: one for each worker.
+    pub engines: Vec<EngineMaker>,
 }
 
 impl Parts {
@@ -44,17 +44,26 @@ impl Parts {
         let catalogue = Catalogue::new(Arc::clone(&infos), &default).map_err(|error| {
             Error::Config(vec![format!("models.default: {error}; set it to one of these, or to \"\"")])
         })?;
-        let (device, threads) = (config.engine.device, config.engine.threads.get());
-        let engine = move || {
-            let device = open(device)?;
-            let load = |(checkpoint, info): (Checkpoint, &ModelInfo)| {
-                Ok(Loaded { net: model::load(&checkpoint, &device)?, info: info.clone() })
-            };
-            let loaded = checkpoints.into_iter().zip(infos.iter()).map(load).collect::<Result<Vec<_>>>()?;
-            Ok(Box::new(DeviceEngine::new(loaded, device, threads)?) as Box<dyn Engine>)
-        };
-        Ok(Self { catalogue, engine: Box::new(engine) })
+        let checkpoints: Arc<[Checkpoint]> = checkpoints.into();
+        let replicas = config.engine.replicas.get();
+        let threads = (config.engine.threads.get() / replicas).max(1);
+        let places = config.engine.devices.iter().flat_map(|&device| std::iter::repeat_n(device, replicas));
+        let engines = places.map(|device| engine(device, threads, &checkpoints, &infos)).collect();
+        Ok(Self { catalogue, engines })
     }
+}
+
+/// Makes an engine for these checkpoints on `device`.
+fn engine(device: Device, threads: usize, checkpoints: &Arc<[Checkpoint]>, infos: &Arc<[ModelInfo]>) -> EngineMaker {
+    let (checkpoints, infos) = (Arc::clone(checkpoints), Arc::clone(infos));
+    Box::new(move || {
+        let device = open(device)?;
+        let load = |(checkpoint, info): (&Checkpoint, &ModelInfo)| {
+            Ok(Loaded { net: model::load(checkpoint, &device)?, info: info.clone() })
+        };
+        let loaded = checkpoints.iter().zip(infos.iter()).map(load).collect::<Result<Vec<_>>>()?;
+        Ok(Box::new(DeviceEngine::new(loaded, device, threads)?) as Box<dyn Engine>)
+    })
 }
 
 /// The model for requests without a name; the catalogue chooses where this names none either.

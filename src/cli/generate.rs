@@ -3,25 +3,27 @@
 //! One request is made for each number of steps, all from the same noise, so that the rows of the picture differ in
 //! nothing else. Whether a server or this process makes the images is behind `Backend`.
 
-mod local;
-mod npy;
+pub(super) mod local;
+pub(super) mod npy;
 mod order;
-mod output;
+pub(super) mod output;
 mod remote;
 mod row;
 mod sheet;
+mod wishes;
 
 use std::path::PathBuf;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::domain::{ModelInfo, Sampler, TimeGrid};
+use crate::domain::{ModelInfo, Receipt, Sampler, TimeGrid};
 use crate::error::{Error, Result};
 use local::Local;
 use order::{Order, Times};
 use output::Outputs;
 use remote::Remote;
 use row::Row;
+use wishes::{ServerFlags, Wishes};
 
 /// Where `flowmap serve` listens unless told otherwise.
 const DEFAULT_SERVER: &str = "http://127.0.0.1:50051";
@@ -37,13 +39,15 @@ const DEFAULT_STEPS: u32 = 4;
   flowmap generate --class Sneaker --count 16 --steps 4 --seed 7 --out sneakers.png
   flowmap generate --steps 1,2,4,8 --class all --out steps.png
   flowmap generate --server http://10.0.0.5:50051 --model fashion-mnist@1 --grid 0,0.3,1 --npy images.npy
+  flowmap generate --steps 8 --min-steps 2 --deadline-ms 40 --previews --receipts images.json
+  flowmap generate --continue images.json --steps 16 --out refined.png
   flowmap generate --local --count 256 --safetensors images.safetensors --json")]
 pub struct Args {
     /// The server's address.
     #[arg(long, value_name = "URL", default_value = DEFAULT_SERVER)]
     server: String,
     /// Generate in this process instead, with the embedded models.
-    #[arg(long, conflicts_with_all = ["server", "deadline_ms", "request_id"])]
+    #[arg(long, conflicts_with_all = ["server", "deadline_ms", "request_id", "ServerFlags"])]
     local: bool,
     /// With --local: take the models of this folder.
     #[arg(long, value_name = "DIR", requires = "local")]
@@ -79,6 +83,8 @@ pub struct Args {
     #[arg(long, value_name = "ID")]
     request_id: Option<String>,
     #[command(flatten)]
+    wishes: ServerFlags,
+    #[command(flatten)]
     outputs: Outputs,
     /// Show how many images are done, and how long the rest will take.
     #[arg(long)]
@@ -108,7 +114,15 @@ impl Args {
         if self.local {
             return Ok(Box::new(Local::open(self.models.as_deref(), &self.model)?));
         }
-        Ok(Box::new(Remote::connect(&self.server)?))
+        Ok(Box::new(Remote::connect(&self.server, self.wishes.tenant())?))
+    }
+
+    /// The model's name; that of the images to go on from where none is given.
+    fn model<'a>(&'a self, wishes: &'a Wishes) -> &'a str {
+        match wishes.continued.first() {
+            Some(first) if self.model.is_empty() => &first.model,
+            _ => &self.model,
+        }
     }
 
     fn bar(&self, images: usize) -> ProgressBar {
@@ -136,16 +150,22 @@ trait Backend {
 /// # Errors
 /// What is wrong with the arguments, what the server refused, or a file that cannot be written.
 pub fn main(args: &Args) -> Result<()> {
-    let times = args.times()?;
+    let (times, wishes) = (args.times()?, args.wishes.read()?);
     let mut backend = args.backend()?;
-    let model = backend.model(&args.model)?;
+    let model = backend.model(args.model(&wishes))?;
     args.outputs.check(&model)?;
-    let order = Order::new(args, &model)?;
+    wishes.check(&model)?;
+    let order = Order::new(args, wishes, &model)?;
     let bar = args.bar(times.len() * order.labels.len());
     let rows = times.iter().map(|times| backend.row(&order, times, &bar)).collect::<Result<Vec<_>>>();
     bar.finish_and_clear();
     let rows = rows?;
-    let files = args.outputs.write(&order, &rows)?;
+    let mut files = args.outputs.write(&order, &rows)?;
+    if let Some(path) = args.wishes.receipts() {
+        let receipts: Vec<&Receipt> = rows.iter().flat_map(|row| &row.receipts).collect();
+        super::receipts::write(path, &receipts)?;
+        files.push(path.into());
+    }
     super::print(&if args.json {
         format!("{:#}\n", row::json(&order, &rows, &files))
     } else {
@@ -193,10 +213,20 @@ mod tests {
             "generate --sampler rk4",
             "generate --local --server http://a:1",
             "generate --local --deadline-ms 5",
+            "generate --local --min-steps 2",
+            "generate --local --receipts a.json",
+            "generate --continue a.json --seed 1",
+            "generate --continue a.json --class Bag",
+            "generate --min-steps 0",
+            "generate --priority urgent",
+            "generate --preview-dir a",
+            "generate --previews 0",
             "generate --models a",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }
         assert!(parse("generate --local --models a --sampler flow-map --guidance 1.5").is_ok());
+        assert!(parse("generate --previews --priority high --continue a.json --tenant me").is_ok());
+        assert!(parse("generate --previews 1,2 --preview-dir a --steps 4").is_ok());
     }
 }

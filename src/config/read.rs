@@ -63,6 +63,7 @@ impl Reader<'_> {
             chunk_bytes: self.usize("server.chunk_bytes", 1024..=4_000_000),
             keepalive_interval: self.duration("server.keepalive_interval_ms", 1000),
             keepalive_timeout: self.duration("server.keepalive_timeout_ms", 1000),
+            stall: self.duration("server.stall_ms", 1),
         }
     }
 
@@ -80,19 +81,19 @@ impl Reader<'_> {
     }
 
     fn engine(&mut self) -> Engine {
-        let device = match self.text("engine.device").as_str() {
-            "cpu" => Device::Cpu,
-            other => match other.strip_prefix("cuda:").map(str::parse) {
-                Some(Ok(ordinal)) => Device::Cuda(ordinal),
-                _ => {
-                    self.reject("engine.device", "must be \"cpu\" or \"cuda:N\"");
-                    Device::Cpu
-                }
-            },
-        };
+        let devices: Option<Vec<Device>> = self.text("engine.device").split(',').map(device).collect();
+        let devices = devices.unwrap_or_else(|| {
+            self.reject(
+                "engine.device",
+                "must be \"cpu\", \"cuda:N\", or several of the latter as in \"cuda:0,cuda:1\"",
+            );
+            vec![Device::Cpu]
+        });
+        let replicas = self.usize("engine.replicas", 1..=64);
         let threads = self.usize("engine.threads", 0..=4096);
         let all = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        Engine { device, threads: NonZeroUsize::new(threads).unwrap_or_else(all) }
+        let threads = NonZeroUsize::new(threads).unwrap_or_else(all);
+        Engine { devices, replicas: NonZeroUsize::new(replicas).unwrap_or(NonZeroUsize::MIN), threads }
     }
 
     fn scheduler(&mut self) -> scheduler::Limits {
@@ -100,8 +101,24 @@ impl Reader<'_> {
             max_rows: self.usize("scheduler.max_rows", 1..=65_536),
             max_step: self.duration("scheduler.max_step_ms", 1),
             max_queued_images: self.usize("scheduler.max_queued_images", 1..=1 << 24),
-            queue_slots: self.usize("scheduler.queue_slots", 1..=1 << 20),
+            efficiency: f64::from(self.u32("scheduler.efficiency_percent", 1..=100)) / 100.0,
+            headroom: scheduler::Headroom {
+                fraction: self.percent("scheduler.headroom_percent", 90),
+                most: self.duration("scheduler.headroom_max_ms", 0),
+            },
+            brown_out: self.brown_out(),
+            preview_share: self.percent("scheduler.preview_percent", 100),
+            kept_bytes: self.usize("scheduler.kept_bytes", 0..=u32::MAX),
         }
+    }
+
+    fn brown_out(&mut self) -> Option<scheduler::BrownOutLimits> {
+        let limits = scheduler::BrownOutLimits {
+            utilisation: self.percent("scheduler.brown_out_percent", 100),
+            window: self.duration("scheduler.brown_out_window_ms", 1),
+            min_steps: self.u32("scheduler.brown_out_min_steps", 1..=1 << 20),
+        };
+        (limits.utilisation > 0.0).then_some(limits)
     }
 
     fn log(&mut self) -> telemetry::Log {
@@ -139,6 +156,11 @@ impl Reader<'_> {
             self.reject(key, "must be an IP address and a port, for example 127.0.0.1:50051 or [::1]:50051");
             SocketAddr::from(([127, 0, 0, 1], 0))
         })
+    }
+
+    /// As a fraction.
+    fn percent(&mut self, key: &'static str, most: u32) -> f64 {
+        f64::from(self.u32(key, 0..=most)) / 100.0
     }
 
     fn duration(&mut self, key: &'static str, least_ms: i64) -> Duration {
@@ -207,6 +229,13 @@ impl Reader<'_> {
             self.reject(key, format!("there is no such setting{hint}"));
         }
         if self.problems.is_empty() { Ok(()) } else { Err(Error::Config(self.problems)) }
+    }
+}
+
+fn device(name: &str) -> Option<Device> {
+    match name.trim() {
+        "cpu" => Some(Device::Cpu),
+        other => other.strip_prefix("cuda:")?.parse().ok().map(Device::Cuda),
     }
 }
 

@@ -45,6 +45,31 @@ impl TimeGrid {
         }
     }
 
+    /// The same way in fewer `steps`: uniform where this one is, else through times of this one, as even in number as
+    /// possible. More steps than it has, or none, give it back.
+    #[must_use]
+    pub fn coarsen(&self, steps: u32) -> Self {
+        let (own, steps) = (self.steps(), steps as usize);
+        if steps == 0 || steps >= own {
+            return self.clone();
+        }
+        let (first, count) = (self.0[0], u32::try_from(own).unwrap_or(u32::MAX));
+        if *self == Self::uniform_from(first, count) {
+            return Self::uniform_from(first, u32::try_from(steps).unwrap_or(u32::MAX));
+        }
+        Self((0..=steps).map(|i| self.0[(i * own + steps / 2) / steps]).collect())
+    }
+
+    /// The way of an image that has walked the times `walked`, rising, and goes on along the later times of this grid;
+    /// `None` where no later time is left.
+    #[must_use]
+    pub fn after(&self, walked: &[f64]) -> Option<Self> {
+        let last = *walked.last()?;
+        let later = self.0.iter().copied().filter(|&t| t > last);
+        let grid = Self::new(walked.iter().copied().chain(later).collect()).ok()?;
+        (grid.steps() >= walked.len()).then_some(grid)
+    }
+
     /// The times, first to last.
     pub fn times(&self) -> &[f64] {
         &self.0
@@ -183,6 +208,31 @@ mod tests {
         for bad in [vec![], vec![0.0], vec![0.0, 0.0], vec![0.0, 0.5, 0.4], vec![0.0, 1.5], vec![0.0, f64::NAN]] {
             assert!(TimeGrid::new(bad.clone()).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn coarser_grids_keep_their_ends_and_their_kind() {
+        for steps in 1..20 {
+            let fine = TimeGrid::uniform_from(0.25, steps);
+            let explicit = TimeGrid::new((0..=steps).map(|i| (f64::from(i) / 20.0).powi(2)).collect()).unwrap();
+            for fewer in 1..=steps {
+                assert_eq!(fine.coarsen(fewer), TimeGrid::uniform_from(0.25, fewer));
+                let coarse = explicit.coarsen(fewer);
+                assert!(TimeGrid::new(coarse.times().to_vec()).is_ok() && coarse.steps() == fewer as usize);
+                assert!(coarse.times().iter().all(|t| explicit.times().contains(t)));
+                assert_eq!((coarse.times()[0], coarse.times().last()), (explicit.times()[0], explicit.times().last()));
+            }
+        }
+        assert_eq!(TimeGrid::new(vec![0.0, 0.1, 0.2, 0.9, 1.0]).unwrap().coarsen(2).times(), [0.0, 0.2, 1.0]);
+    }
+
+    #[test]
+    fn a_walk_goes_on_along_the_later_times() {
+        let grid = TimeGrid::uniform(4);
+        assert_eq!(grid.after(&[0.0, 0.5]).unwrap().times(), [0.0, 0.5, 0.75, 1.0]);
+        assert_eq!(grid.after(&[0.0, 0.25]).unwrap(), grid);
+        assert_eq!(grid.after(&[0.0, 1.0]), None);
+        assert_eq!(grid.after(&[]), None);
     }
 
     #[test]

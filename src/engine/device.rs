@@ -12,7 +12,7 @@ use std::collections::HashMap;
 
 use candle_core::{Device, Tensor};
 
-use super::{Batch, Engine, Outcome, RowId, RowStep, Start};
+use super::{Batch, Engine, Outcome, Purpose, RowId, RowStep, Start};
 use crate::domain::{Guidance, ModelInfo, Rule};
 use crate::error::{Error, Result};
 use crate::flow::{Dual, FlowMap, guidance, noise};
@@ -66,8 +66,13 @@ impl Engine for DeviceEngine {
     fn step(&mut self, batch: &Batch) -> Result<Vec<Outcome>> {
         let Self { models, device, workers, states } = self;
         let model = models.get(batch.model.0).ok_or_else(|| Error::Compute("the engine has no such model".into()))?;
-        let row = |step| Row { step, state: State::take(step, &model.info, states) };
-        let mut rows: Vec<Row<'_>> = batch.rows.iter().map(row).collect();
+        // Previews look before anything moves.
+        let peek = |step| Row { step, state: State::peek(step, &model.info, states), before: None };
+        let mut rows: Vec<Row<'_>> = batch.rows.iter().map(peek).collect();
+        for row in rows.iter_mut().filter(|row| row.step.purpose != Purpose::Preview) {
+            row.state = State::take(row.step, &model.info, states);
+            row.remember();
+        }
         evaluate(model, device, workers.as_ref(), &mut rows)?;
         Ok(rows.into_iter().map(|row| row.settle(states)).collect())
     }
@@ -80,6 +85,7 @@ impl Engine for DeviceEngine {
 }
 
 /// Where a row is.
+#[derive(Clone)]
 struct State {
     /// Where the network is evaluated next.
     x: Vec<f32>,
@@ -90,11 +96,26 @@ struct State {
 impl State {
     /// The state from which `step` goes on. An error is a sentence on why the row cannot.
     fn take(step: &RowStep, info: &ModelInfo, states: &mut HashMap<RowId, Self>) -> Result<Self, String> {
+        match &step.start {
+            None => Self::known(step, info, states.remove(&step.row)),
+            Some(_) => Self::known(step, info, None),
+        }
+    }
+
+    /// The state that `step` is to show, which stays where it is; an error for every other purpose.
+    fn peek(step: &RowStep, info: &ModelInfo, states: &HashMap<RowId, Self>) -> Result<Self, String> {
+        match step.purpose {
+            Purpose::Preview => Self::known(step, info, states.get(&step.row).cloned()),
+            Purpose::Advance | Purpose::Finish { .. } => Err(String::new()),
+        }
+    }
+
+    fn known(step: &RowStep, info: &ModelInfo, held: Option<Self>) -> Result<Self, String> {
         if step.label.is_some_and(|label| label as usize >= info.classes.len()) {
             return Err(format!("the model has no class {:?}", step.label));
         }
         match &step.start {
-            None => states.remove(&step.row).ok_or_else(|| "the row is not in flight".into()),
+            None => held.ok_or_else(|| "the row is not in flight".into()),
             Some(start) => Ok(Self { x: initial(start, info)?, base: None }),
         }
     }
@@ -136,9 +157,18 @@ fn initial(start: &Start, info: &ModelInfo) -> Result<Vec<f32>, String> {
 struct Row<'a> {
     step: &'a RowStep,
     state: Result<State, String>,
+    /// Where it was, should anyone want to go on from there.
+    before: Option<Vec<f32>>,
 }
 
 impl Row<'_> {
+    /// Copies the state that is to be returned beside the one that follows from it.
+    fn remember(&mut self) {
+        if let (Purpose::Finish { keep: true }, Ok(state)) = (self.step.purpose, &self.state) {
+            self.before = Some(state.x.clone());
+        }
+    }
+
     /// Moves along `v`, the network's answers to this row's queries one after the other.
     fn advance(&mut self, v: &[f32]) {
         let Ok(state) = std::mem::replace(&mut self.state, Err(String::new())) else { return };
@@ -162,11 +192,14 @@ impl Row<'_> {
     fn settle(self, states: &mut HashMap<RowId, State>) -> Outcome {
         match self.state {
             Err(reason) => Outcome::Failed(reason),
-            Ok(state) if self.step.last => Outcome::Finished(state.x),
-            Ok(state) => {
-                states.insert(self.step.row, state);
-                Outcome::Running
-            }
+            Ok(state) => match self.step.purpose {
+                Purpose::Finish { .. } => Outcome::Finished { state: state.x, before: self.before },
+                Purpose::Preview => Outcome::Preview(state.x),
+                Purpose::Advance => {
+                    states.insert(self.step.row, state);
+                    Outcome::Running
+                }
+            },
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Batch, Engine, Outcome, RowId};
+use super::{Batch, Engine, Outcome, Purpose, RowId};
 use crate::domain::ModelInfo;
 use crate::error::{Error, Result};
 
@@ -69,7 +69,7 @@ impl Record {
 /// panic.
 pub type Script = Box<dyn FnMut(&Batch) -> Verdict + Send>;
 
-/// An engine that computes nothing: each row's final state is its number of evaluations, in every element.
+/// An engine that computes nothing: each row's state is its number of evaluations, in every element.
 pub struct Scripted {
     elements: Vec<usize>,
     script: Script,
@@ -88,20 +88,27 @@ impl Scripted {
 
     fn advance(&mut self, batch: &Batch, position: usize) -> Outcome {
         let step = &batch.rows[position];
-        let made = self.evaluations.remove(&step.row).unwrap_or(0) + 1;
-        if step.last {
-            let elements = self.elements.get(batch.model.0).copied().unwrap_or(0);
-            return Outcome::Finished(vec![made as f32; elements]);
+        let elements = self.elements.get(batch.model.0).copied().unwrap_or(0);
+        let made = self.evaluations.get(&step.row).copied().unwrap_or(0);
+        let state = |evaluations| vec![evaluations as f32; elements];
+        match step.purpose {
+            Purpose::Advance => {
+                self.evaluations.insert(step.row, made + 1);
+                Outcome::Running
+            }
+            Purpose::Preview => Outcome::Preview(state(made + 1)),
+            Purpose::Finish { keep } => {
+                self.evaluations.remove(&step.row);
+                Outcome::Finished { state: state(made + 1), before: keep.then(|| state(made)) }
+            }
         }
-        self.evaluations.insert(step.row, made);
-        Outcome::Running
     }
 }
 
 impl Engine for Scripted {
     fn step(&mut self, batch: &Batch) -> Result<Vec<Outcome>> {
         if batch.rows.iter().all(|step| step.row >= RowId::FIRST_PROBE) {
-            return Ok(vec![Outcome::Finished(Vec::new()); batch.rows.len()]);
+            return Ok(vec![Outcome::Finished { state: Vec::new(), before: None }; batch.rows.len()]);
         }
         lock(&self.record.batches).push(batch.clone());
         let failing = match (self.script)(batch) {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::Limits;
 use super::cost::Cost;
 use crate::domain::{Evaluation, ModelInfo, ModelKey, Rule};
-use crate::engine::{Batch, Engine, Outcome, RowId, RowStep, Start};
+use crate::engine::{Batch, Engine, Outcome, Purpose, RowId, RowStep, Start};
 use crate::error::{Error, Result};
 
 /// Forwards of each size; the fastest counts, the first one also warms caches and compiles kernels.
@@ -75,7 +75,7 @@ fn probe(model: ModelKey, rows: usize) -> Batch {
         evaluation: Evaluation { s: 0.0, t: 1.0, rule: Rule::Euler },
         label: None,
         guidance: 1.0,
-        last: true,
+        purpose: Purpose::Finish { keep: false },
     };
     Batch { model, rows: (0..rows).map(step).collect() }
 }
@@ -97,15 +97,16 @@ mod tests {
             let factor = if self.seen.contains(&rows) { 1 } else { 2 };
             self.clock.advance(factor * Duration::from_millis(10 + rows as u64));
             self.seen.push(rows);
-            assert!(batch.rows.iter().all(|row| row.row >= RowId::FIRST_PROBE && row.last));
-            Ok(vec![Outcome::Finished(Vec::new()); rows])
+            let ends = |row: &RowStep| row.purpose == Purpose::Finish { keep: false };
+            assert!(batch.rows.iter().all(|row| row.row >= RowId::FIRST_PROBE && ends(row)));
+            Ok(vec![Outcome::Finished { state: Vec::new(), before: None }; rows])
         }
 
         fn release(&mut self, _: &[RowId]) {}
     }
 
     fn limits(max_rows: usize, max_step_ms: u64) -> Limits {
-        Limits { max_rows, max_step: Duration::from_millis(max_step_ms), max_queued_images: 1, queue_slots: 1 }
+        Limits { max_step: Duration::from_millis(max_step_ms), ..crate::scheduler::testing::limits(max_rows) }
     }
 
     fn calibrated(limits: &Limits) -> (Vec<Cost>, Vec<usize>) {

@@ -10,7 +10,11 @@
 //!   decay over [`LINE_MEMORY`] forwards;
 //! - **determined**: weights never fall below [`LEAST_WEIGHT`], so the sizes seen in calibration keep the slope
 //!   known even when all traffic has the same size, where a plain recursive fit would drift apart.
+//!
+//! Promises are made from a line that few forwards exceed: the fitted one, times a quantile of how far the last
+//! [`RESIDUALS`] forwards were from it.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 /// How far one measurement may lie from what is expected, as a factor.
@@ -26,24 +30,37 @@ const LINE_MEMORY: f64 = 64.0;
 /// line back when the whole device becomes slower.
 const LEAST_WEIGHT: f64 = 1.0 / 64.0;
 
+/// Forwards whose distance from the line is remembered.
+const RESIDUALS: usize = 64;
+
+/// Part of the forwards that a promise must hold for.
+const PROMISED: f64 = 0.9;
+
+/// The most that a promise may exceed the fitted line: beyond that a machine is not noisy but ill.
+const MOST_CAUTION: f64 = 2.0;
+
 /// Below a nanosecond nothing is measured; keeps ratios finite.
 const SHORTEST_SECONDS: f64 = 1e-9;
 
 /// `base + per_row · n`.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub(super) struct Line {
+pub struct Line {
     /// Seconds that a forward takes whatever its size.
-    pub(super) base: f64,
+    pub base: f64,
     /// Seconds that each row adds.
-    pub(super) per_row: f64,
+    pub per_row: f64,
 }
 
 /// Measurements of one model's forwards and the line through them.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Cost {
+pub struct Cost {
     /// Entry `i` holds forwards of `2^i ..= 2^(i+1) - 1` rows.
     points: Vec<Point>,
     line: Line,
+    /// What the last forwards took, as multiples of what the line said before.
+    residuals: VecDeque<f64>,
+    /// What promises multiply the line by.
+    caution: f64,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -56,7 +73,8 @@ struct Point {
 
 impl Cost {
     /// Takes in that a forward of `rows` rows took `elapsed`.
-    pub(super) fn observe(&mut self, rows: usize, elapsed: Duration) {
+    pub fn observe(&mut self, rows: usize, elapsed: Duration) {
+        self.compare(rows, elapsed);
         let index = rows.max(1).ilog2() as usize;
         if self.points.len() <= index {
             self.points.resize(index + 1, Point::default());
@@ -65,13 +83,80 @@ impl Cost {
             point.weight = (point.weight * (1.0 - 1.0 / LINE_MEMORY)).max(LEAST_WEIGHT);
         }
         let (rows, seconds) = (rows as f64, elapsed.as_secs_f64().max(SHORTEST_SECONDS));
-        self.points[index].observe(rows, seconds, self.line);
+        let change = self.points[index].observe(rows, seconds, self.line);
+        // A device that becomes slower at one size does so at all: sizes that are seen less often follow.
+        let weight = self.points[index].weight;
+        let others = self.points.iter_mut().enumerate().filter(|(other, point)| *other != index && point.weight > 0.0);
+        others.for_each(|(_, point)| point.seconds *= change.powf((1.0 - point.weight / weight).max(0.0)));
         self.line = fit(&self.points);
     }
 
+    /// A cost that is known and never changes by itself.
+    pub fn known(line: Line) -> Self {
+        let mut cost = Self::default();
+        for rows in [1, 2, 4, 8, 16, 32, 64, 128] {
+            cost.observe(rows, Duration::from_secs_f64(line.at(rows as f64)));
+        }
+        cost.residuals.clear();
+        cost
+    }
+
     /// The line at present; zero before the first measurement.
-    pub(super) fn line(&self) -> Line {
+    pub fn line(&self) -> Line {
         self.line
+    }
+
+    /// Seconds that a forward of `rows` rows is expected to take.
+    pub(super) fn expected(&self, rows: usize) -> f64 {
+        self.line.at(rows as f64)
+    }
+
+    /// Seconds that few forwards of `rows` rows exceed.
+    pub(super) fn promised(&self, rows: usize) -> f64 {
+        self.expected(rows) * self.caution()
+    }
+
+    /// What promises multiply the line by: at least 1.
+    pub(super) fn caution(&self) -> f64 {
+        self.caution.clamp(1.0, MOST_CAUTION)
+    }
+
+    /// The part `quantile` of the last forwards took at most this multiple of what was expected; 1 before the first.
+    pub(super) fn residual(&self, quantile: f64) -> f64 {
+        let mut sorted: Vec<f64> = self.residuals.iter().copied().collect();
+        sorted.sort_unstable_by(f64::total_cmp);
+        let place = (quantile * (sorted.len().max(1) - 1) as f64).round();
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a float saturates, then is bounded"
+        )]
+        sorted.get(place as usize).copied().unwrap_or(1.0)
+    }
+
+    /// The fewest of at most `rows` rows whose throughput is at least the part `efficiency` of that of `rows`.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a float saturates, then is bounded")]
+    pub(super) fn economical(&self, rows: usize, efficiency: f64) -> usize {
+        let (Line { base, per_row }, most) = (self.line, rows as f64);
+        // n / (base + n per_row) >= efficiency most / (base + most per_row), solved for n.
+        let whole = base + per_row * most;
+        if whole <= 0.0 || efficiency >= 1.0 {
+            return rows.max(1);
+        }
+        let fewest = efficiency * base * most / (whole - efficiency * per_row * most).max(SHORTEST_SECONDS * 1e-3);
+        (fewest.ceil() as usize).clamp(1, rows.max(1))
+    }
+
+    /// Remembers how far a forward was from the line, once there is one.
+    fn compare(&mut self, rows: usize, elapsed: Duration) {
+        if self.points.is_empty() {
+            return;
+        }
+        if self.residuals.len() == RESIDUALS {
+            self.residuals.pop_front();
+        }
+        self.residuals.push_back(elapsed.as_secs_f64() / self.expected(rows));
+        self.caution = self.residual(PROMISED);
     }
 
     /// The largest forward of at most `max_rows` rows that is predicted to take no longer than `max_step`; at least 1.
@@ -82,30 +167,29 @@ impl Cost {
         let fitting = if spare < 0.0 { 1 } else { (spare / per_row.max(SHORTEST_SECONDS * 1e-3)) as usize };
         fitting.clamp(1, max_rows.max(1))
     }
-
-    /// Predicted seconds for each row when forwards of `rows` rows follow one another.
-    pub(super) fn seconds_per_row(&self, rows: usize) -> f64 {
-        self.line.base / rows.max(1) as f64 + self.line.per_row
-    }
 }
 
 impl Point {
-    fn observe(&mut self, rows: f64, seconds: f64, line: Line) {
+    /// Takes in a measurement. Returns by what factor the point has risen against `line`.
+    fn observe(&mut self, rows: f64, seconds: f64, line: Line) -> f64 {
         if self.weight == 0.0 {
             *self = Self { rows, seconds, weight: 1.0 };
-            return;
+            return 1.0;
         }
+        let before = self.seconds / line.at(self.rows);
         let expected = self.seconds * line.at(rows) / line.at(self.rows);
         let seconds = seconds.clamp(expected / CLIP, expected * CLIP);
         self.weight += 1.0;
         let gain = (1.0 / self.weight).max(1.0 / POINT_MEMORY);
         self.rows += gain * (rows - self.rows);
         self.seconds += gain * (seconds - self.seconds);
+        self.seconds / line.at(self.rows) / before
     }
 }
 
 impl Line {
-    fn at(self, rows: f64) -> f64 {
+    /// Seconds of a forward of `rows` rows.
+    pub(super) fn at(self, rows: f64) -> f64 {
         (self.base + self.per_row * rows).max(SHORTEST_SECONDS)
     }
 }
@@ -166,7 +250,6 @@ mod tests {
         assert!(close(cost.line().base, BASE, 1e-6) && close(cost.line().per_row, PER_ROW, 1e-6), "{:?}", cost.line());
         let within = |ms: u64| cost.rows_within(Duration::from_micros(ms * 1000 + 1), 64);
         assert_eq!((within(14), within(1), within(1000)), (10, 1, 64));
-        assert!(close(cost.seconds_per_row(4), 2e-3, 1e-6));
     }
 
     #[test]
@@ -185,6 +268,50 @@ mod tests {
         assert!(close(cost.line().at(16.0), before, 0.1), "{} {before}", cost.line().at(16.0));
         (0..100).for_each(|_| cost.observe(16, exact(16, 5.0)));
         assert!(close(cost.line().at(16.0), 5.0 * before, 0.1), "{} {before}", cost.line().at(16.0));
+    }
+
+    #[test]
+    fn forwards_are_as_short_as_their_throughput_allows() {
+        let cost = calibrated();
+        let rate = |rows: usize| rows as f64 / cost.expected(rows);
+        for efficiency in [0.5, 0.9, 0.95, 0.99] {
+            let rows = cost.economical(64, efficiency);
+            assert!(rate(rows) >= efficiency * rate(64) * 0.999 && rate(rows - 1) < efficiency * rate(64), "{rows}");
+        }
+        assert_eq!((cost.economical(64, 1.0), cost.economical(1, 0.5)), (64, 1));
+        let free = Cost::known(Line { base: 1e-9, per_row: 1e-3 });
+        assert!(free.economical(64, 0.95) <= 2);
+        assert_eq!(Cost::default().economical(64, 0.95), 64, "nothing is known");
+    }
+
+    #[test]
+    fn a_calibration_that_was_wrong_a_thousandfold_is_corrected_by_one_size_of_traffic() {
+        let mut cost = Cost::default();
+        [1, 2, 4, 8, 16, 32, 64].into_iter().for_each(|rows| cost.observe(rows, exact(rows, 1e-3)));
+        (0..400).for_each(|_| cost.observe(1, exact(1, 1.0)));
+        assert!(close(cost.expected(1), exact(1, 1.0).as_secs_f64(), 0.1), "{:?}", cost.line());
+        // Of the sizes that were never seen again it knows no more than that they are slower, too.
+        assert!((0.3..1.2).contains(&(cost.expected(64) / exact(64, 1.0).as_secs_f64())), "{:?}", cost.line());
+    }
+
+    #[test]
+    fn promises_are_kept_on_a_noisy_machine() {
+        let mut cost = calibrated();
+        assert!(close(cost.promised(16), cost.expected(16), 0.01));
+        // One forward in five takes half as long again.
+        for i in 0..200 {
+            cost.observe(16, exact(16, if i % 5 == 0 { 1.5 } else { 1.0 }));
+        }
+        assert!(cost.promised(16) >= exact(16, 1.3).as_secs_f64(), "{}", cost.promised(16));
+        assert!(close(cost.residual(0.5), 1.0, 0.15), "{}", cost.residual(0.5));
+        (0..64).for_each(|_| cost.observe(16, Duration::from_secs(9)));
+        assert!(cost.caution() <= MOST_CAUTION);
+    }
+
+    #[test]
+    fn a_known_cost_is_what_it_is_said_to_be() {
+        let cost = Cost::known(Line { base: BASE, per_row: PER_ROW });
+        assert!(close(cost.promised(32), BASE + 32.0 * PER_ROW, 1e-6), "{cost:?}");
     }
 
     #[test]

@@ -1,7 +1,12 @@
 //! Virtual time, and the tags that order images in it.
 
+use crate::domain::Priority;
+
 /// Virtual time per device row: shares are fractions of a row.
 const SCALE: u64 = 1 << 16;
+
+/// What a job of high priority may be late to pass an ordinary one, in virtual time: 64 rows.
+const HEAD_START: u64 = 64 * SCALE;
 
 /// How much work, in fractions of a device row, each job would have got under equal shares. Never goes back.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,7 +20,7 @@ impl VirtualTime {
     }
 }
 
-/// When the turns of a job's images come: the first at its admission, each further one after the work of one image.
+/// When the turns of a job's images come: each after the work of one image, at the pace of the job's priority.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tags {
     first: u64,
@@ -23,9 +28,16 @@ pub(super) struct Tags {
 }
 
 impl Tags {
-    /// Tags from `first` on, for images of `work` device rows each.
-    pub(super) fn new(first: VirtualTime, work: u64) -> Self {
-        Self { first: first.0, spacing: work.max(1).saturating_mul(SCALE) }
+    /// Tags for images of `work` device rows each, of a job that comes at `now`. Lower priorities let others pass that
+    /// come within a time after them: everyone's turn comes, as virtual time goes on.
+    pub(super) fn new(now: VirtualTime, work: u64, priority: Priority) -> Self {
+        let ordinary = work.max(1).saturating_mul(SCALE);
+        let (delay, spacing) = match priority {
+            Priority::High => (0, (ordinary / 4).max(1)),
+            Priority::Normal => (HEAD_START, ordinary),
+            Priority::Low => (4 * HEAD_START, ordinary.saturating_mul(4)),
+        };
+        Self { first: now.0.saturating_add(delay), spacing }
     }
 
     /// The tag of image `index`.

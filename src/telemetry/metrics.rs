@@ -22,6 +22,8 @@ const STEP_SECONDS: &[f64] =
     &[0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0];
 /// Rows of a batch.
 const ROWS: &[f64] = &[1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 96.0, 128.0, 256.0];
+/// Steps of an image.
+const STEPS: &[f64] = &[1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0, 64.0, 128.0];
 /// Distinct numbers of evaluations that share a batch.
 const PLANS: &[f64] = &[1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0, 64.0];
 
@@ -44,6 +46,8 @@ const CODE: Label = Label {
 };
 /// A loaded model, as `name@version`.
 const MODEL: Label = Label { name: "model", values: Values::Models };
+/// A device, by its place among those that serve; known once it has been measured.
+const DEVICE: Label = Label { name: "device", values: Values::Free };
 
 /// Requests that ended, by RPC and gRPC code.
 pub static REQUESTS: Metric =
@@ -62,8 +66,8 @@ pub static REQUESTS_IN_FLIGHT: Metric =
 pub static REJECTIONS: Metric = Metric::counter_of(
     "flowmap_rejections_total",
     Unit::Count,
-    "Requests that were not taken: too many requests, no room in the queue, or the server was stopping.",
-    &[Label { name: "reason", values: Values::Fixed(&["requests", "queue", "unavailable"]) }],
+    "Requests that were not taken: too many requests, no room in the queue, no time before the deadline, or the server was stopping.",
+    &[Label { name: "reason", values: Values::Fixed(&["requests", "queue", "deadline", "unavailable"]) }],
 );
 /// Bytes of encoded images that were sent.
 pub static RESPONSE_BYTES: Metric =
@@ -99,8 +103,51 @@ pub static IMAGES_RUNNING: Metric = Metric::gauge_of(
     "Images between their first evaluation and their last.",
     &[MODEL],
 );
-/// Images that were finished.
-pub static IMAGES: Metric = Metric::counter_of("flowmap_images_total", Unit::Count, "Images finished.", &[MODEL]);
+/// Images that were finished, by why they have the steps that they have.
+pub static IMAGES: Metric = Metric::counter_of(
+    "flowmap_images_total",
+    Unit::Count,
+    "Images finished, with all steps asked for or with fewer, by reason.",
+    &[MODEL, Label { name: "steps", values: Values::Fixed(&["asked", "deadline", "overload", "shutdown"]) }],
+);
+/// Steps of finished images.
+pub static IMAGE_STEPS: Metric =
+    Metric::histogram_of("flowmap_image_steps", (Unit::Count, STEPS), "Steps of finished images.", &[MODEL]);
+/// Previews that were made.
+pub static PREVIEWS: Metric = Metric::counter_of(
+    "flowmap_previews_total",
+    Unit::Count,
+    "Previews of unfinished images that were made.",
+    &[MODEL],
+);
+/// Evaluations that all images in the queue still take.
+pub static EVALUATIONS_PENDING: Metric = Metric::gauge_of(
+    "flowmap_evaluations_pending",
+    Unit::Count,
+    "Rows that the images in the queue and in flight still take, as planned.",
+    &[MODEL],
+);
+/// Until a new image would be finished.
+pub static PREDICTED_WAIT: Metric = Metric::gauge_of(
+    "flowmap_predicted_wait_seconds",
+    Unit::Seconds,
+    "Until a new image in one step would be finished, as predicted.",
+    &[MODEL],
+);
+/// How many steps overload leaves.
+pub static STEP_CAP: Metric = Metric::gauge_of(
+    "flowmap_step_cap",
+    Unit::Count,
+    "Steps that overload leaves to requests which allow fewer than they ask for; 256 while nothing is given up.",
+    &[],
+);
+/// Memory that kept states take.
+pub static KEPT_BYTES: Metric = Metric::gauge_of(
+    "flowmap_kept_states_bytes",
+    Unit::Bytes,
+    "Memory of the states from which finished images can be continued.",
+    &[],
+);
 /// Evaluations of rows.
 pub static EVALUATIONS: Metric = Metric::counter_of(
     "flowmap_evaluations_total",
@@ -113,7 +160,14 @@ pub static STEP_COST: Metric = Metric::gauge_of(
     "flowmap_step_cost_seconds",
     Unit::Seconds,
     "Estimated cost of a step: its fixed part and what each row adds.",
-    &[MODEL, Label { name: "part", values: Values::Fixed(&["base", "per_row"]) }],
+    &[MODEL, DEVICE, Label { name: "part", values: Values::Fixed(&["base", "per_row"]) }],
+);
+/// How well the cost of a step is known.
+pub static STEP_COST_RATIO: Metric = Metric::gauge_of(
+    "flowmap_step_cost_ratio",
+    Unit::Count,
+    "Quantiles of what the last steps took, as a multiple of what was expected.",
+    &[MODEL, DEVICE, Label { name: "quantile", values: Values::Fixed(&["0.5", "0.9"]) }],
 );
 /// Images that were dropped before they were finished.
 pub static IMAGES_CANCELLED: Metric = Metric::counter_of(
@@ -163,7 +217,14 @@ pub static TABLE: &[&Metric] = &[
     &IMAGES_RUNNING,
     &IMAGES,
     &EVALUATIONS,
+    &IMAGE_STEPS,
+    &PREVIEWS,
+    &EVALUATIONS_PENDING,
+    &PREDICTED_WAIT,
+    &STEP_CAP,
+    &KEPT_BYTES,
     &STEP_COST,
+    &STEP_COST_RATIO,
     &IMAGES_CANCELLED,
     &QUEUE_DURATION,
     &BUILD_INFO,
@@ -362,7 +423,12 @@ mod tests {
 
     fn exposition(models: &[ModelInfo]) -> String {
         let recorder = builder().build_recorder();
-        metrics::with_local_recorder(&recorder, || register(models));
+        metrics::with_local_recorder(&recorder, || {
+            register(models);
+            // Devices are known when they have been measured.
+            STEP_COST.gauge(["a@1", "0", "base"]).set(0.0);
+            STEP_COST_RATIO.gauge(["a@1", "0", "0.9"]).set(1.0);
+        });
         recorder.handle().render()
     }
 
@@ -390,7 +456,7 @@ mod tests {
         for series in [
             "flowmap_requests_total{method=\"Generate\",code=\"RESOURCE_EXHAUSTED\"} 0",
             "flowmap_request_duration_seconds_bucket{method=\"GetModel\",le=\"0.0075\"} 0",
-            "flowmap_step_cost_seconds{model=\"a@1\",part=\"per_row\"} 0",
+            "flowmap_images_total{model=\"a@1\",steps=\"overload\"} 0",
             "flowmap_response_bytes_total 0",
             "flowmap_model_info{model=\"a@1\",architecture=\"mlp\",objective=\"lmd\",content_hash=\"00\"} 1",
         ] {

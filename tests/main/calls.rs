@@ -2,6 +2,7 @@
 
 use flowmap::api::proto::v1;
 use flowmap::api::proto::v1::generate_response::Event;
+use flowmap::domain::Digest;
 
 use crate::support::{Setup, all, model, request};
 
@@ -30,13 +31,16 @@ async fn a_generation_opens_with_accepted_and_closes_with_its_summary() {
     assert_eq!((accepted.request_id.as_str(), accepted.model.as_str()), ("mine", "tiny@1"));
     assert_eq!((accepted.times.as_slice(), accepted.evaluations, accepted.guidance), (&[0.0, 0.5, 1.0][..], 4, 2.0));
     assert_eq!((accepted.sampler(), accepted.output_encoding()), (v1::Sampler::Heun, v1::OutputEncoding::Png));
-    assert_eq!((summary.images, summary.evaluations), (3, 12));
+    assert_eq!((summary.images, summary.evaluations, summary.full_images), (3, 12, 3));
+    assert_eq!(accepted.min_steps, 2);
     let mut images = images(middle);
     images.sort_by_key(|image| image.index);
     let told: Vec<_> = images.iter().map(|i| (i.index, i.label, i.steps, i.evaluations)).collect();
     assert_eq!(told, [(0, 2, 2, 4), (1, -1, 2, 4), (2, 0, 2, 4)]);
     assert!(images.iter().all(|i| i.data.starts_with(b"\x89PNG") && i.total_bytes == i.data.len() as u64));
     assert!(images.iter().all(|i| i.shape == [1, 4, 4]));
+    assert!(images.iter().all(|i| (i.steps_asked, i.steps_reason()) == (2, v1::StepsReason::Asked)));
+    assert!(images.iter().all(|i| i.digest == Digest::of(&i.data).as_bytes()));
 }
 
 #[tokio::test]

@@ -82,3 +82,35 @@ async fn generate_without_a_server_refuses_what_the_model_does_not_take() {
     assert!(told.contains("--sampler flow-map: small@1 was trained on s <= t"), "{told}");
     assert!(told.contains("--guidance 9: small@1 takes scale 0 to 4"), "{told}");
 }
+
+#[tokio::test]
+async fn images_are_made_again_and_continued_from_their_receipts() {
+    let repository = Repository::new();
+    let server = repository.serve().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (first, further, again, sheet) = (path("first.json"), path("further.json"), path("again"), path("a.png"));
+    let root = repository.root().display().to_string();
+    let generate = async |more: &[&str]| {
+        let order = [&["generate", "--server", &server.address, "--out", &sheet, "--tenant", "me"], more].concat();
+        let output = flowmap(&order).await;
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let told = generate(&["--steps", "1,3", "--seed", "9", "--guidance", "2.5", "--receipts", &first]).await;
+    assert!(told.contains("first.json written"), "{told}");
+    generate(&["--continue", &first, "--steps", "6", "--min-steps", "2", "--receipts", &further]).await;
+    for receipts in [&first, &further] {
+        let output = flowmap(&["reproduce", receipts, "--models", &root, "--out", &again]).await;
+        let told = text(&output.stdout);
+        assert!(output.status.success() && told.lines().count() == 6, "{told}{}", text(&output.stderr));
+        assert!(told.lines().all(|line| line.ends_with(": same bytes")), "{told}");
+    }
+    assert!(image::open(folder.path().join("again/image-0005.png")).is_ok());
+    let receipts = std::fs::read_to_string(&further).unwrap();
+    std::fs::write(&further, receipts.replacen("\"seed\": 9", "\"seed\": 10", 1)).unwrap();
+    let output = flowmap(&["reproduce", &further, "--models", &root]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).lines().next().unwrap().contains(": different, BLAKE3 "), "{}", text(&output.stdout));
+    assert!(text(&output.stderr).contains("1 of 6 images came out different"), "{}", text(&output.stderr));
+}

@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "the helpers of tests fail as tests do")]
 
+mod anytime;
+mod bench;
 mod calls;
 mod client;
 mod command;
+mod determinism;
 mod lifecycle;
 mod mixed;
 mod observability;
@@ -13,5 +16,6 @@ mod python;
 mod real;
 mod refusals;
 mod robustness;
+mod soak;
 mod support;
 mod tidy;

@@ -1,5 +1,7 @@
 //! Requests of different step counts share forwards, and no image can tell.
 
+use std::sync::Arc;
+
 use candle_core::{Device, Tensor};
 use flowmap::api::proto::v1;
 use flowmap::api::{Client, client::floats};
@@ -11,6 +13,7 @@ use flowmap::flow::guidance::Guided;
 use flowmap::flow::sampler::{initial, sample};
 use flowmap::model;
 use flowmap::shutdown::Stops;
+use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
 use crate::support::{config, get};
@@ -29,9 +32,10 @@ fn plan(seed: u64) -> (u32, Vec<i32>, f32) {
     (STEPS[seed as usize % STEPS.len()], labels, if seed.is_multiple_of(4) { 2.0 } else { 1.0 })
 }
 
-/// Request `seed` over the wire.
-async fn served(address: String, seed: u64) -> Vec<Vec<f32>> {
+/// Request `seed` over the wire, once all are ready.
+async fn served(address: String, seed: u64, ready: Arc<Barrier>) -> Vec<Vec<f32>> {
     let mut client = Client::connect(&address).await.unwrap();
+    ready.wait().await;
     let (steps, labels, guidance) = plan(seed);
     let asked = v1::GenerateRequest {
         count: Some(IMAGES),
@@ -84,10 +88,10 @@ async fn every_image_of_64_mixed_requests_is_the_image_computed_alone() {
     let (stopper, stops) = Stops::manual();
     let running = tokio::spawn(app.serve(stops));
 
-    let mut requests = JoinSet::new();
+    let (mut requests, ready) = (JoinSet::new(), Arc::new(Barrier::new(REQUESTS as usize)));
     for seed in 0..REQUESTS {
-        let address = address.clone();
-        requests.spawn(async move { (seed, served(address, seed).await) });
+        let (address, ready) = (address.clone(), Arc::clone(&ready));
+        requests.spawn(async move { (seed, served(address, seed, ready).await) });
     }
     let answers = requests.join_all().await;
 

@@ -23,7 +23,7 @@ async fn metrics_count_what_was_done_and_nothing_else() {
     all(&mut server.client().await, request(3, 4)).await.unwrap();
     until(async || {
         let (_, text) = server.get("/metrics").await;
-        series(&text).get("flowmap_images_total{model=\"counted@1\"}") == Some(&3.0)
+        series(&text).get("flowmap_images_total{model=\"counted@1\",steps=\"asked\"}") == Some(&3.0)
     })
     .await;
     // A request is counted when its last bytes have left.

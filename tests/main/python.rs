@@ -47,6 +47,7 @@ async fn the_python_example_gets_what_the_library_makes() {
     let [npy, png] = ["a.npy", "a.png"].map(|name| folder.path().join(name).display().to_string());
     let base = [script.as_str(), "--server", address, "--seed", "9"];
     let good = [&base[..], &["--steps", "1,4", "--npy", &npy, "--out", &png]].concat();
+    let good = [&good[..], &["--min-steps", "2", "--deadline-ms", "60000", "--previews"]].concat();
     let output = python(&interpreter, &good).await.unwrap();
     let told = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && told.contains("4 steps: 3 images, 12 evaluations"), "{told}");

@@ -64,11 +64,17 @@ impl Repository {
 
     /// Serves it on a free port until the guard is dropped.
     pub(crate) async fn serve(&self) -> Serving {
-        let settings = vec![
+        self.serve_with(vec![]).await
+    }
+
+    /// The same with other settings.
+    pub(crate) async fn serve_with(&self, more: Vec<(&'static str, String)>) -> Serving {
+        let mut settings = vec![
             ("models.repository", self.root().display().to_string()),
             // Samples of 3 KiB come in three pieces.
             ("server.chunk_bytes", "1024".into()),
         ];
+        settings.extend(more);
         let app = App::build(&config(settings)).await.unwrap();
         let address = format!("http://{}", app.grpc_address());
         let (stopper, stops) = Stops::manual();

@@ -83,6 +83,7 @@ async fn a_deadline_holds_even_where_the_device_hangs() {
     let mut header = Request::new(request(1, 4));
     header.set_timeout(Duration::from_millis(30));
     let mut stream = within(client.generate(header)).await.unwrap().into_inner();
+    assert!(matches!(next(&mut stream).await, Ok(Event::Accepted(_))));
     assert_eq!(next(&mut stream).await.unwrap_err().code(), Code::DeadlineExceeded);
     gate.open();
 }

@@ -1,6 +1,7 @@
 //! Input that no honest client sends.
 
 use flowmap::api::proto::v1;
+use flowmap::api::proto::v1::generate_response::Event;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use prost::Message;
@@ -12,7 +13,7 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
-use crate::support::{Setup, all, request, until, within};
+use crate::support::{Client, Setup, all, model, next, open, request, until, within};
 
 /// Sends bytes as they are and ignores what comes back.
 #[derive(Clone, Copy)]
@@ -79,13 +80,31 @@ fn messages() -> impl Strategy<Value = Vec<u8>> {
         request_id: "x".into(),
         ..request(1, 2)
     };
-    let bytes = v1::GenerateRequest { steps: None, ..sound }.encode_to_vec();
-    let flipped = (0..bytes.len(), any::<u8>()).prop_map(move |(position, byte)| {
-        let mut bytes = bytes.clone();
-        bytes[position] = byte;
-        bytes
-    });
-    prop_oneof![prop::collection::vec(any::<u8>(), 0..200), flipped]
+    let sound = v1::GenerateRequest {
+        steps: None,
+        min_steps: Some(1),
+        priority: v1::Priority::High.into(),
+        previews: Some(v1::Previews { evaluations: vec![1] }),
+        ..sound
+    };
+    let receipt = v1::Receipt {
+        model: "tiny@1".into(),
+        content_hash: "00".into(),
+        guidance: 1.0,
+        sampler: v1::Sampler::FlowMap.into(),
+        times: vec![0.0, 0.25, 1.0],
+        ..Default::default()
+    };
+    let going_on = v1::GenerateRequest { continue_from: vec![receipt; 2], ..Default::default() };
+    let flipped = |request: v1::GenerateRequest| {
+        let bytes = request.encode_to_vec();
+        (0..bytes.len(), any::<u8>()).prop_map(move |(position, byte)| {
+            let mut bytes = bytes.clone();
+            bytes[position] = byte;
+            bytes
+        })
+    };
+    prop_oneof![prop::collection::vec(any::<u8>(), 0..200), flipped(sound), flipped(going_on)]
 }
 
 #[test]
@@ -96,8 +115,15 @@ fn no_message_kills_the_server() {
     let mut runner = TestRunner::new(Config { cases: 300, failure_persistence: None, ..Config::default() });
     let answered = runner.run(&messages(), |bytes| {
         let code = runtime.block_on(within(send(channel.clone(), bytes)));
-        // tonic answers what does not decode with INTERNAL.
-        let legal = [Code::Ok, Code::InvalidArgument, Code::NotFound, Code::Internal, Code::DeadlineExceeded];
+        // tonic answers what does not decode with INTERNAL; a deadline may come out too short.
+        let legal = [
+            Code::Ok,
+            Code::InvalidArgument,
+            Code::NotFound,
+            Code::Internal,
+            Code::DeadlineExceeded,
+            Code::ResourceExhausted,
+        ];
         prop_assert!(legal.contains(&code), "{code:?}");
         Ok(())
     });
@@ -120,6 +146,29 @@ async fn a_request_whose_body_never_comes_has_a_place_and_loses_it() {
     until(async || all(&mut client, request(1, 1)).await.is_err_and(|e| e.code() == Code::ResourceExhausted)).await;
     assert_eq!(within(slow).await.unwrap().unwrap_err().code(), Code::DeadlineExceeded);
     assert!(all(&mut client, request(1, 1)).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_reader_that_has_stalled_is_cut_off_and_keeps_nothing() {
+    let large = flowmap::domain::ModelInfo { shape: vec![3, 256, 256], ..model("stalled") };
+    let setup = Setup::new().model(large).set("server.max_requests", 1).set("server.stall_ms", 500);
+    let server = setup.start().await;
+    let mut client = server.client().await;
+    // With few images the job is over and only its answer waits; with many, their states do as well.
+    for count in [2, 64] {
+        let asked = v1::GenerateRequest { output_encoding: v1::OutputEncoding::Float32.into(), ..request(count, 1) };
+        let mut reader = Client::new(server.narrow_channel().await);
+        let mut unread = open(&mut reader, asked).await.unwrap();
+        until(async || all(&mut client, request(1, 1)).await.is_ok()).await;
+        let failure = loop {
+            match next(&mut unread).await {
+                Ok(Event::Summary(_)) => panic!("the summary was kept"),
+                Ok(_) => (),
+                Err(status) => break status,
+            }
+        };
+        assert_eq!((failure.code(), failure.message()), (Code::ResourceExhausted, "the client does not read"));
+    }
 }
 
 #[tokio::test]

@@ -83,7 +83,7 @@ impl Setup {
             start.pass();
             Ok(Box::new(engine) as Box<dyn Engine>)
         };
-        let parts = Parts { catalogue, engine: Box::new(make) };
+        let parts = Parts { catalogue, engines: vec![Box::new(make)] };
         let app = App::assemble(&config, parts).await.unwrap();
         let (grpc, http) = (app.grpc_address().to_string(), app.http_address().to_string());
         let (stopper, stops) = Stops::manual();

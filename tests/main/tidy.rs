@@ -22,12 +22,29 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("model", &["flow", "checkpoint"]),
     ("engine", &["flow", "model", "checkpoint"]),
     ("scheduler", &["engine"]),
+    ("simulate", &["scheduler", "engine"]),
     ("api", &["scheduler"]),
     ("shutdown", &[]),
     ("train", &["flow", "model", "checkpoint", "data"]),
     ("eval", &["flow", "model", "checkpoint", "data"]),
     ("app", &["api", "scheduler", "engine", "model", "checkpoint", "config", "shutdown"]),
-    ("cli", &["app", "api", "config", "flow", "model", "checkpoint", "data", "train", "eval", "shutdown"]),
+    (
+        "cli",
+        &[
+            "app",
+            "api",
+            "config",
+            "flow",
+            "model",
+            "checkpoint",
+            "data",
+            "train",
+            "eval",
+            "shutdown",
+            "scheduler",
+            "simulate",
+        ],
+    ),
 ];
 
 /// What every room may use.

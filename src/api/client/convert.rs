@@ -6,7 +6,9 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::v1;
-use crate::domain::{Guidance, ModelId, ModelInfo, Sampler, TimePairs};
+use crate::api::proto::NULL_LABEL;
+use crate::api::status::{CLIENT_STALLED, DEADLINE_INFEASIBLE, PREDICTED_WAIT, REASON_DOMAIN};
+use crate::domain::{Digest, Guidance, ModelId, ModelInfo, Receipt, Sampler, StepsReason, TimePairs};
 use crate::error::{Error, Result, Violation};
 
 /// When to come back to a full server that does not say.
@@ -21,12 +23,25 @@ pub(super) fn error(status: &Status) -> Error {
     match status.code() {
         Code::InvalidArgument => Error::Invalid(violations(&details, message)),
         Code::NotFound => Error::NotFound(message.into()),
-        Code::ResourceExhausted => Error::Overloaded { retry_after: retry_after.unwrap_or(RETRY) },
+        Code::ResourceExhausted => exhausted(&details, retry_after.unwrap_or(RETRY)),
         Code::DeadlineExceeded => Error::DeadlineExceeded,
         Code::Cancelled => Error::Cancelled,
         Code::Unavailable => Error::Unavailable(unavailable(message, retry_after)),
         Code::Internal => Error::Compute(internal(&details, message)),
         code => Error::Unavailable(format!("the server answered {code:?}: {message}")),
+    }
+}
+
+/// What there was too little of.
+fn exhausted(details: &ErrorDetails, retry_after: Duration) -> Error {
+    let info = details.error_info().filter(|info| info.domain == REASON_DOMAIN);
+    match info.map(|info| info.reason.as_str()) {
+        Some(CLIENT_STALLED) => Error::Stalled,
+        Some(DEADLINE_INFEASIBLE) => {
+            let told = info.and_then(|info| info.metadata.get(PREDICTED_WAIT)?.parse().ok());
+            Error::Overloaded { retry_after, predicted: told.map(Duration::from_millis) }
+        }
+        _ => Error::Overloaded { retry_after, predicted: None },
     }
 }
 
@@ -107,16 +122,53 @@ fn time_pairs(pairs: v1::TimePairs) -> Option<TimePairs> {
 /// # Errors
 /// [`Error::Compute`] where the image is encoded otherwise or does not fill its shape.
 pub fn floats(image: &v1::Image) -> Result<Vec<f32>> {
-    if image.output_encoding() != v1::OutputEncoding::Float32 {
-        return Err(breach(&format!("image {} is not of float32", image.index)));
+    numbers(image.index, image.output_encoding(), &image.shape, &image.data)
+}
+
+/// The numbers of a preview of such an image.
+///
+/// # Errors
+/// As [`floats`].
+pub fn preview_floats(preview: &v1::Preview) -> Result<Vec<f32>> {
+    numbers(preview.index, preview.output_encoding(), &preview.shape, &preview.data)
+}
+
+fn numbers(index: u32, encoding: v1::OutputEncoding, shape: &[u32], data: &[u8]) -> Result<Vec<f32>> {
+    if encoding != v1::OutputEncoding::Float32 {
+        return Err(breach(&format!("image {index} is not of float32")));
     }
-    let elements = image.shape.iter().try_fold(1usize, |n, &side| n.checked_mul(side as usize));
-    let (numbers, rest) = image.data.as_chunks();
+    let elements = shape.iter().try_fold(1usize, |n, &side| n.checked_mul(side as usize));
+    let (numbers, rest) = data.as_chunks();
     if !rest.is_empty() || elements != Some(numbers.len()) {
-        let (index, bytes, shape) = (image.index, image.data.len(), &image.shape);
+        let bytes = data.len();
         return Err(breach(&format!("image {index} has {bytes} bytes and the shape {shape:?}")));
     }
     Ok(numbers.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect())
+}
+
+impl TryFrom<v1::Receipt> for Receipt {
+    type Error = Error;
+
+    fn try_from(receipt: v1::Receipt) -> Result<Self> {
+        let digest = |bytes: &[u8]| Digest::from_bytes(bytes).ok_or_else(|| breach("a digest of another length"));
+        let label = match receipt.label {
+            NULL_LABEL => None,
+            label => Some(u32::try_from(label).map_err(|_| breach("a label below -1"))?),
+        };
+        let initial = Some(&receipt.initial_state_digest).filter(|bytes| !bytes.is_empty());
+        Ok(Self {
+            label,
+            sampler: receipt.sampler().try_into()?,
+            initial_state_digest: initial.map(|bytes| digest(bytes)).transpose()?,
+            sample_digest: digest(&receipt.sample_digest)?,
+            model: receipt.model,
+            content_hash: receipt.content_hash,
+            seed: receipt.seed,
+            index: receipt.index,
+            guidance: receipt.guidance,
+            times: receipt.times,
+        })
+    }
 }
 
 impl TryFrom<v1::Sampler> for Sampler {
@@ -128,6 +180,20 @@ impl TryFrom<v1::Sampler> for Sampler {
             v1::Sampler::FlowMap => Ok(Self::FlowMap),
             v1::Sampler::Euler => Ok(Self::Euler),
             v1::Sampler::Heun => Ok(Self::Heun),
+        }
+    }
+}
+
+impl TryFrom<v1::StepsReason> for StepsReason {
+    type Error = Error;
+
+    fn try_from(reason: v1::StepsReason) -> Result<Self> {
+        match reason {
+            v1::StepsReason::Unspecified => Err(breach("a reason that this program does not know")),
+            v1::StepsReason::Asked => Ok(Self::Asked),
+            v1::StepsReason::Deadline => Ok(Self::Deadline),
+            v1::StepsReason::Overload => Ok(Self::Overload),
+            v1::StepsReason::Shutdown => Ok(Self::Shutdown),
         }
     }
 }
@@ -148,7 +214,9 @@ mod tests {
         for told in [
             Error::Invalid(vec![Violation::new("count", "is 0"), Violation::new("labels[3]", "is 12")]),
             Error::NotFound("model 'a' is not loaded".into()),
-            Error::Overloaded { retry_after: Duration::from_millis(40) },
+            Error::Overloaded { retry_after: Duration::from_millis(40), predicted: None },
+            Error::Overloaded { retry_after: Duration::from_millis(40), predicted: Some(Duration::from_millis(1234)) },
+            Error::Stalled,
             Error::DeadlineExceeded,
             Error::Cancelled,
         ] {
@@ -157,6 +225,27 @@ mod tests {
         let stopping = Error::Unavailable("the server is stopping".into());
         assert_eq!(there_and_back(&stopping), format!("{stopping}; retry in 1000 ms"));
         assert!(there_and_back(&Error::Compute("secret".into())).ends_with("under this request's id, r1"));
+    }
+
+    #[test]
+    fn receipts_survive_the_way_there_and_back() {
+        let digest = Digest::of(b"a");
+        for (label, initial_state_digest) in [(None, None), (Some(3), Some(digest))] {
+            let receipt = Receipt {
+                model: "a@1".into(),
+                content_hash: "00".into(),
+                seed: u64::MAX,
+                index: 5,
+                label,
+                guidance: 1.5,
+                sampler: Sampler::Heun,
+                times: vec![0.0, 0.1, 1.0],
+                initial_state_digest,
+                sample_digest: digest,
+            };
+            assert_eq!(Receipt::try_from(v1::Receipt::from(receipt.clone())).unwrap(), receipt);
+        }
+        assert!(Receipt::try_from(v1::Receipt::default()).is_err());
     }
 
     #[test]

@@ -40,21 +40,19 @@ impl Reader<'_> {
     }
 
     fn explicit_grid(&mut self, times: &[f64]) -> TimeGrid {
-        let fallback = TimeGrid::uniform(1);
-        let steps = times.len().saturating_sub(1);
-        if steps > self.limits.max_steps as usize {
-            self.reject("time_grid.times", format!("has {steps} steps, the most is {}", self.limits.max_steps));
-            return fallback;
-        }
-        let grid = match TimeGrid::new(times.to_vec()) {
-            Ok(grid) => grid,
-            Err(problem) => {
-                self.reject("time_grid.times", problem);
-                return fallback;
-            }
-        };
+        let Some(grid) = self.bounded_grid("time_grid.times", times) else { return TimeGrid::uniform(1) };
         self.begins_at_start(&grid);
         grid
+    }
+
+    /// The grid of these times, if it is one and not too long.
+    pub(super) fn bounded_grid(&mut self, field: &str, times: &[f64]) -> Option<TimeGrid> {
+        let steps = times.len().saturating_sub(1);
+        if steps > self.limits.max_steps as usize {
+            self.reject(field, format!("has {steps} steps, the most is {}", self.limits.max_steps));
+            return None;
+        }
+        TimeGrid::new(times.to_vec()).map_err(|problem| self.reject(field, problem)).ok()
     }
 
     fn begins_at_start(&mut self, grid: &TimeGrid) {
@@ -71,7 +69,7 @@ impl Reader<'_> {
     }
 
     /// The time at which every image begins.
-    fn start(&self) -> f64 {
+    pub(super) fn start(&self) -> f64 {
         self.request.initial_state.as_ref().map_or(NOISE_TIME, |state| state.time)
     }
 }

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::{Guidance, ModelId, TimePairs};
+use crate::domain::{Digest, Guidance, ModelId, Priority, TimePairs};
 
 /// A model of 1 × 2 × 2 images with three classes.
 pub(in crate::api) fn model() -> ModelInfo {
@@ -59,27 +59,27 @@ pub(in crate::api) fn limits() -> Limits {
 }
 
 fn arrival() -> Arrival {
-    Arrival { at: Instant::now(), timeout: None, seed: 77, id: 0xabc }
+    Arrival { at: Instant::now(), timeout: None, tenant: "me".into(), seed: 77, id: 0xabc }
 }
 
-fn tensor(shape: &[u32], values: &[f32]) -> v1::InitialState {
+pub(super) fn tensor(shape: &[u32], values: &[f32]) -> v1::InitialState {
     let float32_data = values.iter().flat_map(|x| x.to_le_bytes()).collect();
     v1::InitialState { states: Some(v1::Tensor { shape: shape.to_vec(), float32_data }), time: 0.0 }
 }
 
-fn accept(request: &v1::GenerateRequest) -> Parsed {
+pub(super) fn accept(request: &v1::GenerateRequest) -> Parsed {
     parse(request, &catalogue(), &limits(), &arrival()).unwrap()
 }
 
 /// The fields that are refused, in order.
-fn refused(request: v1::GenerateRequest) -> Vec<String> {
+pub(super) fn refused(request: v1::GenerateRequest) -> Vec<String> {
     match parse(&request, &catalogue(), &limits(), &arrival()) {
         Err(Error::Invalid(violations)) => violations.into_iter().map(|v| v.field).collect(),
         other => panic!("{other:?}"),
     }
 }
 
-fn empty() -> v1::GenerateRequest {
+pub(super) fn empty() -> v1::GenerateRequest {
     v1::GenerateRequest::default()
 }
 
@@ -88,7 +88,9 @@ fn an_empty_request_takes_every_default() {
     let at = Instant::now();
     let Parsed { job, encoding } = parse(&empty(), &catalogue(), &limits(), &Arrival { at, ..arrival() }).unwrap();
     assert_eq!((&*job.request_id, job.model, job.sampler), ("0000000000000abc", ModelKey(0), Sampler::FlowMap));
-    assert_eq!((job.grid, job.seed, job.labels, job.guidance), (TimeGrid::uniform(4), 77, vec![None], 1.0));
+    assert_eq!((job.sources, job.guidance), (vec![Source::noise(77, 0, None)], 1.0));
+    assert_eq!((job.grid, job.min_steps, job.previews), (TimeGrid::uniform(4), 4, None));
+    assert_eq!((&*job.tenant, job.priority), ("me", Priority::Normal));
     assert_eq!((job.initial, job.deadline), (None, Some(at + Duration::from_secs(10))));
     assert_eq!(encoding, Encoding::Png);
     let points = accept(&v1::GenerateRequest { model: "points".into(), ..empty() });
@@ -100,7 +102,10 @@ fn an_empty_request_takes_every_default() {
 #[test]
 fn labels_are_spread_over_the_images() {
     let labels = |count, labels: &[i32]| {
-        accept(&v1::GenerateRequest { count: Some(count), labels: labels.to_vec(), ..empty() }).job.labels
+        let asked = v1::GenerateRequest { count: Some(count), labels: labels.to_vec(), ..empty() };
+        let sources = accept(&asked).job.sources;
+        assert!((0..).zip(&sources).all(|(index, source)| (source.seed, source.index) == (77, index)));
+        sources.into_iter().map(|source| source.label).collect::<Vec<_>>()
     };
     assert_eq!(labels(2, &[]), [None, None]);
     assert_eq!(labels(2, &[1]), [Some(1), Some(1)]);
@@ -126,6 +131,39 @@ fn the_shortest_deadline_holds() {
         ],
         [10_000, 20, 30, 20, 10_000]
     );
+}
+
+#[test]
+fn fewer_steps_and_previews_are_for_flow_maps() {
+    let previews = |evaluations: &[u32]| Some(v1::Previews { evaluations: evaluations.to_vec() });
+    let asked = v1::GenerateRequest {
+        min_steps: Some(2),
+        previews: previews(&[3, 1, 3]),
+        priority: v1::Priority::High.into(),
+        ..empty()
+    };
+    let job = accept(&asked).job;
+    assert_eq!((job.min_steps, job.previews.as_deref(), job.priority), (2, Some(&[1, 3][..]), Priority::High));
+    assert_eq!(
+        accept(&v1::GenerateRequest { previews: previews(&[]), ..empty() }).job.previews.as_deref(),
+        Some(&[][..])
+    );
+    let heun = || v1::GenerateRequest { sampler: v1::Sampler::Heun.into(), ..empty() };
+    assert_eq!(accept(&v1::GenerateRequest { min_steps: Some(4), ..heun() }).job.min_steps, 4);
+    for (request, want) in [
+        (v1::GenerateRequest { min_steps: Some(0), ..empty() }, "min_steps"),
+        (v1::GenerateRequest { min_steps: Some(5), ..empty() }, "min_steps"),
+        (v1::GenerateRequest { min_steps: Some(3), ..heun() }, "min_steps"),
+        (v1::GenerateRequest { model: "points".into(), min_steps: Some(1), ..empty() }, "min_steps"),
+        (v1::GenerateRequest { previews: previews(&[]), ..heun() }, "previews"),
+        (v1::GenerateRequest { previews: previews(&[1, 4]), ..empty() }, "previews.evaluations[1]"),
+        (v1::GenerateRequest { previews: previews(&[0]), ..empty() }, "previews.evaluations[0]"),
+        (v1::GenerateRequest { previews: previews(&[1]), steps: Some(1), ..empty() }, "previews.evaluations[0]"),
+        (v1::GenerateRequest { previews: previews(&[1; 17]), ..empty() }, "previews.evaluations"),
+        (v1::GenerateRequest { priority: 4, ..empty() }, "priority"),
+    ] {
+        assert_eq!(refused(request.clone()), [want], "{request:?}");
+    }
 }
 
 #[test]
@@ -265,6 +303,45 @@ fn states() -> impl Strategy<Value = v1::InitialState> {
     })
 }
 
+/// Receipts near what can be continued, and any other.
+fn receipts() -> impl Strategy<Value = v1::Receipt> {
+    let mostly = |good: &'static str| prop_oneof![9 => Just(good.to_owned()), 1 => ".{0,8}"];
+    let times = prop_oneof![Just(vec![0.0, 1.0]), Just(vec![0.0, 0.5, 1.0]), prop::collection::vec(f64s(), 0..20)];
+    let state_digest = Just(Digest::of(&[0; 16]).as_bytes().to_vec());
+    let digests = prop_oneof![Just(vec![]), state_digest, prop::collection::vec(any::<u8>(), 0..40)];
+    let made = (any::<u64>(), any::<u32>(), prop_oneof![-1..3, any::<i32>()], prop_oneof![Just(1.0), any::<f32>()]);
+    let model = prop_oneof![Just("digits@1".to_owned()), Just("square@1".to_owned()), mostly("digits")];
+    (model, mostly("00"), made, prop_oneof![Just(1), 0..5], times, digests).prop_map(
+        |(model, content_hash, (seed, index, label, guidance), sampler, times, digest)| v1::Receipt {
+            model,
+            content_hash,
+            seed,
+            index,
+            label,
+            guidance,
+            sampler,
+            times,
+            initial_state_digest: digest.into(),
+            ..Default::default()
+        },
+    )
+}
+
+/// What a request says of its images' way.
+fn anytime() -> impl Strategy<Value = v1::GenerateRequest> {
+    let steps = || prop_oneof![0u32..10, any::<u32>()];
+    let evaluations = prop::collection::vec(steps(), 0..20);
+    let previews = prop::option::weighted(0.3, evaluations.prop_map(|evaluations| v1::Previews { evaluations }));
+    let continue_from = prop_oneof![3 => Just(vec![]), 2 => prop::collection::vec(receipts(), 1..10)];
+    let bare = any::<bool>();
+    (prop::option::weighted(0.3, steps()), prop_oneof![0..5, any::<i32>()], previews, continue_from, bare).prop_map(
+        |(min_steps, priority, previews, continue_from, bare)| match bare {
+            true => v1::GenerateRequest { continue_from, ..Default::default() },
+            false => v1::GenerateRequest { min_steps, priority, previews, continue_from, ..Default::default() },
+        },
+    )
+}
+
 prop_compose! {
     fn requests()(
         model in prop_oneof![Just(""), Just("points"), Just("square"), Just("@"), Just("other")],
@@ -279,12 +356,29 @@ prop_compose! {
         deadline_ms in prop::option::of(any::<u32>()),
         request_id in "[a-z]{0,8}|.{0,3}",
         seed in prop::option::of(any::<u64>()),
+        anytime in anytime(),
+        is_bare in any::<bool>(),
     ) -> v1::GenerateRequest {
         let time_grid = times.map(|times| v1::TimeGrid { times });
         let model = model.into();
+        if is_bare {
+            return v1::GenerateRequest { steps, initial_state, deadline_ms: None, ..anytime };
+        }
         v1::GenerateRequest {
             model, count, steps, time_grid, sampler, labels, guidance, seed, initial_state, output_encoding,
-            deadline_ms, request_id, ..Default::default()
+            deadline_ms, request_id, ..anytime
+        }
+    }
+}
+
+/// The times that an image visits.
+fn way(job: &Job, source: &Source) -> TimeGrid {
+    match source.walked.as_deref() {
+        None => job.grid.clone(),
+        Some(walked) => {
+            let way = job.grid.after(walked).unwrap();
+            assert!(walked.len() > 1 && way.times().starts_with(walked));
+            way
         }
     }
 }
@@ -293,15 +387,27 @@ prop_compose! {
 fn check_job(request: &v1::GenerateRequest, Parsed { job, encoding }: &Parsed) {
     let (catalogue, limits) = (catalogue(), limits());
     let info = catalogue.info(job.model);
-    let count = job.labels.len();
-    assert!(count == request.count.unwrap_or(1) as usize && count <= limits.max_count as usize);
-    let evaluations = job.sampler.plan(&job.grid).len() * count;
-    assert!(TimeGrid::new(job.grid.times().to_vec()).is_ok(), "{:?}", job.grid);
-    assert!(job.grid.steps() <= limits.max_steps as usize && evaluations as u64 <= limits.max_evaluations);
-    assert!(info.time_pairs.allows(job.sampler, job.grid.is_rising()) && info.guidance.allows(job.guidance));
-    assert!(job.labels.iter().flatten().all(|&label| (label as usize) < info.classes.len()));
+    let count = job.sources.len();
+    let asked = match request.continue_from.len() {
+        0 => request.count.unwrap_or(1) as usize,
+        receipts => receipts,
+    };
+    assert!(count == asked && count <= limits.max_count as usize);
     let start = request.initial_state.as_ref().map_or(0.0, |state| state.time);
-    assert_eq!((job.grid.times()[0], job.initial.is_some()), (start, request.initial_state.is_some()));
+    let ways: Vec<TimeGrid> = job.sources.iter().map(|source| way(job, source)).collect();
+    for way in &ways {
+        assert!(TimeGrid::new(way.times().to_vec()).is_ok() && way.steps() <= limits.max_steps as usize, "{way:?}");
+        assert!(info.time_pairs.allows(job.sampler, way.is_rising()) && way.times()[0] == start);
+    }
+    let evaluations: usize = ways.iter().map(|way| job.sampler.plan(way).len()).sum();
+    assert!(evaluations as u64 <= limits.max_evaluations && info.guidance.allows(job.guidance));
+    assert!(job.sources.iter().filter_map(|s| s.label).all(|label| (label as usize) < info.classes.len()));
+    assert_eq!(job.initial.is_some(), request.initial_state.is_some());
+    let longest = ways.iter().map(TimeGrid::steps).max().unwrap() as u32;
+    assert!((1..=longest).contains(&job.min_steps));
+    assert!(job.sampler == Sampler::FlowMap || (job.min_steps == longest && job.previews.is_none()));
+    let previews = job.previews.as_deref().unwrap_or_default();
+    assert!(previews.is_sorted_by(|a, b| a < b) && previews.iter().all(|wanted| (1..longest).contains(wanted)));
     if let Some(states) = &job.initial {
         assert!([1, count].contains(&(states.len() / info.elements())) && states.len() % info.elements() == 0);
         assert!(states.iter().all(|x| x.abs() <= 1e6));
@@ -326,6 +432,19 @@ const FIELDS: &[&str] = &[
     "output_encoding",
     "deadline_ms",
     "request_id",
+    "min_steps",
+    "priority",
+    "previews",
+    "previews.evaluations",
+    "seed",
+    "continue_from",
+    "continue_from.model",
+    "continue_from.content_hash",
+    "continue_from.label",
+    "continue_from.guidance",
+    "continue_from.sampler",
+    "continue_from.times",
+    "continue_from.initial_state_digest",
 ];
 
 proptest! {
@@ -333,12 +452,16 @@ proptest! {
     fn any_request_is_a_sound_job_or_names_real_fields(request in requests()) {
         match parse(&request, &catalogue(), &limits(), &arrival()) {
             Ok(parsed) => check_job(&request, &parsed),
-            Err(Error::NotFound(_)) => assert_eq!(request.model, "other"),
+            Err(Error::NotFound(_)) => {
+                let first = request.continue_from.first().map_or("", |receipt| receipt.model.as_str());
+                assert!(request.model == "other" || !["", "digits@1", "square@1"].contains(&first));
+            }
             Err(Error::Invalid(violations)) => {
                 assert!(!violations.is_empty());
                 for violation in violations {
-                    let field = violation.field.split('[').next().unwrap_or_default();
-                    assert!(FIELDS.contains(&field), "{field}");
+                    let name = |part: &str| part.split_once(']').map_or(part, |(_, rest)| rest).to_owned();
+                    let field: String = violation.field.split('[').map(name).collect();
+                    assert!(FIELDS.contains(&field.as_str()), "{field}");
                 }
             }
             Err(other) => panic!("{other}"),

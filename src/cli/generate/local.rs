@@ -24,9 +24,20 @@ use crate::model;
 const BATCH_ELEMENTS: usize = 32 * 28 * 28;
 
 /// A loaded model.
-pub(super) struct Local {
+pub(in crate::cli) struct Local {
     info: ModelInfo,
     net: Box<dyn FlowMap>,
+}
+
+/// How samples are made from where they begin.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::cli) struct Way<'a> {
+    /// How the grid is walked.
+    pub(in crate::cli) sampler: Sampler,
+    /// The times.
+    pub(in crate::cli) grid: &'a TimeGrid,
+    /// Guidance scale.
+    pub(in crate::cli) guidance: f32,
 }
 
 impl Local {
@@ -35,14 +46,34 @@ impl Local {
     /// # Errors
     /// [`Error::Config`] for a malformed name, [`Error::NotFound`] where there is no such model, [`Error::File`] where
     /// it cannot be read.
-    pub(super) fn open(models: Option<&Path>, name: &str) -> Result<Self> {
-        let reference: ModelRef = name.parse().map_err(|e| Error::Config(vec![format!("--model {name}: {e}")]))?;
+    pub(in crate::cli) fn open(models: Option<&Path>, name: &str) -> Result<Self> {
+        let reference: ModelRef = name.parse().map_err(|e| Error::Config(vec![format!("model {name}: {e}")]))?;
         let repository = models.map_or_else(|| Ok(Repository::embedded()), Repository::open)?;
         let embedded = ModelRef { name: Some(EMBEDDED_DEFAULT.into()), version: None };
         let id = repository.resolve(&reference, models.is_none().then_some(&embedded))?;
         let checkpoint = repository.load(&id)?;
         let net = model::load(&checkpoint, &Device::Cpu)?;
         Ok(Self { info: checkpoint.manifest.info(id), net })
+    }
+
+    /// The model.
+    pub(in crate::cli) fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    /// The samples, one after the other, to which the states `x` `(B, shape…)` with these labels lead. The arguments must
+    /// be such as the model takes.
+    ///
+    /// # Errors
+    /// [`Error::Compute`] where the network fails.
+    pub(in crate::cli) fn walk(&self, way: Way<'_>, x: &Tensor, labels: &[Option<u32>]) -> Result<Vec<f32>> {
+        let null = u32::try_from(self.info.classes.len()).unwrap_or(u32::MAX);
+        let guided = Guided { net: &*self.net, null_label: null, scale: f64::from(way.guidance) };
+        let is_guided = matches!(self.info.guidance, Guidance::TwoCall { .. });
+        let net: &dyn FlowMap = if is_guided { &guided } else { &*self.net };
+        let labels: Vec<u32> = labels.iter().map(|label| label.unwrap_or(null)).collect();
+        let labels = Tensor::new(labels, &Device::Cpu)?;
+        Ok(sample(net, way.sampler, way.grid, x, &labels)?.flatten_all()?.to_vec1()?)
     }
 
     /// The sampler and the guidance scale of an order.
@@ -74,9 +105,7 @@ impl Backend for Local {
         let (info, grid) = (&self.info, times.grid());
         let (sampler, scale) = self.choose(order, &grid)?;
         let (asked, mut first) = (Instant::now(), None);
-        let null = u32::try_from(info.classes.len()).unwrap_or(u32::MAX);
-        let guided = Guided { net: &*self.net, null_label: null, scale: f64::from(scale) };
-        let net: &dyn FlowMap = if matches!(info.guidance, Guidance::TwoCall { .. }) { &guided } else { &*self.net };
+        let way = Way { sampler, grid: &grid, guidance: scale };
         let rows =
             u32::try_from(order.labels.len()).map_err(|_| Error::Config(vec!["--count: is too large".into()]))?;
         let noise = initial(order.seed, 0..rows, &info.shape, info.noise_scale, &Device::Cpu)?;
@@ -84,12 +113,10 @@ impl Backend for Local {
         let mut images = Vec::with_capacity(order.labels.len());
         for labels in order.labels.chunks(batch) {
             let x = noise.narrow(0, images.len(), labels.len())?;
-            let labels: Vec<u32> = labels.iter().map(|label| label.unwrap_or(null)).collect();
-            let labels = Tensor::new(labels, &Device::Cpu)?;
-            let states = sample(net, sampler, &grid, &x, &labels)?.flatten_all()?.to_vec1::<f32>()?;
+            let states = self.walk(way, &x, labels)?;
             images.extend(states.chunks(info.elements()).map(<[f32]>::to_vec));
             first.get_or_insert_with(|| asked.elapsed());
-            bar.inc(labels.elem_count() as u64);
+            bar.inc(labels.len() as u64);
         }
         let total = asked.elapsed();
         let timing = Timing { first: first.unwrap_or(total), total, computed: total, ..Timing::default() };
@@ -100,6 +127,8 @@ impl Backend for Local {
             guidance: scale,
             evaluations: sampler.plan(&grid).len() as u64 * images.len() as u64,
             images,
+            receipts: Vec::new(),
+            steps: Vec::new(),
             timing,
         })
     }

@@ -7,7 +7,7 @@ const MAGIC: &[u8; 8] = b"\x93NUMPY\x01\x00";
 const ALIGNMENT: usize = 64;
 
 /// An array of little-endian float32, row-major: `numbers` of `shape`.
-pub(super) fn file(shape: &[usize], numbers: impl Iterator<Item = f32>) -> Vec<u8> {
+pub(in crate::cli) fn file(shape: &[usize], numbers: impl Iterator<Item = f32>) -> Vec<u8> {
     let mut file = header(shape);
     file.extend(numbers.flat_map(f32::to_le_bytes));
     file

@@ -4,6 +4,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
 use super::Args;
+use super::wishes::Wishes;
 use crate::domain::{ModelInfo, Sampler, TimeGrid};
 use crate::error::{Error, Result};
 
@@ -31,6 +32,8 @@ pub(super) struct Order {
     pub(super) deadline_ms: Option<u32>,
     /// The name of the requests, if one was given.
     pub(super) request_id: Option<String>,
+    /// What only a server can be asked for.
+    pub(super) wishes: Wishes,
 }
 
 impl Order {
@@ -38,18 +41,26 @@ impl Order {
     ///
     /// # Errors
     /// [`Error::Config`] with every class that the model does not have.
-    pub(super) fn new(args: &Args, model: &ModelInfo) -> Result<Self> {
-        let turn = classes(&args.classes, &model.classes)?;
-        let images = args.count.map_or_else(|| default_count(model, turn.len()), |count| count as usize);
+    pub(super) fn new(args: &Args, wishes: Wishes, model: &ModelInfo) -> Result<Self> {
+        let (turn, images) = match wishes.continued.as_slice() {
+            [] => {
+                let turn = classes(&args.classes, &model.classes)?;
+                let images = args.count.map_or_else(|| default_count(model, turn.len()), |count| count as usize);
+                (turn, images)
+            }
+            receipts => (receipts.iter().map(|receipt| receipt.label).collect(), receipts.len()),
+        };
+        let continued_seed = wishes.continued.first().map(|receipt| receipt.seed);
         Ok(Self {
             model: model.clone(),
             labels: turn.iter().copied().cycle().take(images).collect(),
             turn: turn.len(),
-            seed: args.seed.unwrap_or_else(draw_seed),
+            seed: args.seed.or(continued_seed).unwrap_or_else(draw_seed),
             guidance: args.guidance,
             sampler: args.sampler,
             deadline_ms: args.deadline_ms,
             request_id: args.request_id.clone(),
+            wishes,
         })
     }
 
@@ -198,6 +209,7 @@ pub(super) mod tests {
             sampler: None,
             deadline_ms: None,
             request_id: None,
+            wishes: Wishes::default(),
         }
     }
 

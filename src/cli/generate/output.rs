@@ -84,7 +84,7 @@ impl Outputs {
     }
 }
 
-fn save(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(super) fn save(path: &Path, bytes: &[u8]) -> Result<()> {
     std::fs::write(path, bytes).map_err(|e| Error::io(path, "write it", e))
 }
 
@@ -112,12 +112,21 @@ fn safetensors(order: &Order, rows: &[Row], path: &Path) -> Result<Vec<u8>> {
     file.map_err(|e| Error::file(path, format!("cannot be written as safetensors: {e}")))
 }
 
+/// A PNG file of a sample of `model`.
+///
+/// # Errors
+/// [`Error::Config`] where it is no image.
+pub(in crate::cli) fn picture(model: &ModelInfo, sample: &[f32]) -> Result<Vec<u8>> {
+    let ModelInfo { id, shape, value_range, .. } = model;
+    let shape = <[usize; 3]>::try_from(shape.as_slice());
+    let shape = shape.map_err(|_| Error::Config(vec![format!("samples of {id} are no images")]))?;
+    png::encode(&to_u8(sample, *value_range), shape)
+}
+
 /// Name and PNG file of every image.
 fn single_images(order: &Order, rows: &[Row]) -> Result<Vec<(String, Vec<u8>)>> {
-    let [channels, height, width] = *order.model.shape else { return Ok(Vec::new()) };
     let file = |row: &Row, index: usize, image: &[f32]| {
-        let pixels = to_u8(image, order.model.value_range);
-        Ok((format!("{}-{index:04}.png", row.times.name()), png::encode(&pixels, [channels, height, width])?))
+        Ok((format!("{}-{index:04}.png", row.times.name()), picture(&order.model, image)?))
     };
     let images =
         rows.iter().flat_map(|row| row.images.iter().enumerate().map(move |(index, image)| (row, index, image)));

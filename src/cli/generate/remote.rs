@@ -6,12 +6,14 @@ use indicatif::ProgressBar;
 use tokio::runtime::{Builder, Runtime};
 
 use super::order::{Order, Times};
-use super::row::{Row, Timing};
+use super::output::{picture, save};
+use super::row::{Row, Steps, Timing};
+use super::wishes::Wishes;
 use super::{Backend, DEFAULT_SERVER};
 use crate::api::Client;
-use crate::api::client::{Generation, floats};
+use crate::api::client::{Arrival, Generation, floats, preview_floats};
 use crate::api::proto::{NULL_LABEL, v1};
-use crate::domain::{ModelInfo, Sampler};
+use crate::domain::{ModelInfo, Receipt, Sampler};
 use crate::error::{Error, Result};
 
 /// A connected server.
@@ -22,14 +24,18 @@ pub(super) struct Remote {
 }
 
 impl Remote {
-    /// Connects.
+    /// Connects, on the account of `tenant`.
     ///
     /// # Errors
     /// [`Error::Config`] for what is no address; [`Error::Unavailable`], with what to do, where nothing answers.
-    pub(super) fn connect(server: &str) -> Result<Self> {
+    pub(super) fn connect(server: &str, tenant: Option<&str>) -> Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|e| Error::Unavailable(format!("cannot start the runtime: {e}")))?;
         let client = runtime.block_on(Client::connect(server)).map_err(|error| advise(error, server))?;
+        let client = match tenant {
+            Some(tenant) => client.on_account_of(tenant)?,
+            None => client,
+        };
         Ok(Self { client, runtime })
     }
 }
@@ -51,7 +57,7 @@ impl Backend for Remote {
         runtime.block_on(async {
             let asked = Instant::now();
             let generation = client.generate(request(order, times)?).await?;
-            Collector::new(order.labels.len(), asked).collect(generation, times, bar).await
+            Collector::new(order, times, asked).collect(generation, bar).await
         })
     }
 }
@@ -67,54 +73,92 @@ fn request(order: &Order, times: &Times) -> Result<v1::GenerateRequest> {
         Times::Steps(steps) => (Some(*steps), None),
         Times::Grid(grid) => (None, Some(v1::TimeGrid { times: grid.times().to_vec() })),
     };
-    Ok(v1::GenerateRequest {
+    let Wishes { min_steps, priority, previews, continued, .. } = &order.wishes;
+    let common = v1::GenerateRequest {
         model: order.model.id.to_string(),
-        count: Some(count),
         steps,
         time_grid,
+        output_encoding: v1::OutputEncoding::Float32.into(),
+        deadline_ms: order.deadline_ms,
+        request_id: order.request_id(times),
+        min_steps: *min_steps,
+        priority: priority.map_or(v1::Priority::Unspecified, v1::Priority::from).into(),
+        previews: previews.clone().map(|evaluations| v1::Previews { evaluations }),
+        ..Default::default()
+    };
+    if !continued.is_empty() {
+        let continue_from = continued.iter().cloned().map(v1::Receipt::from).collect();
+        return Ok(v1::GenerateRequest { continue_from, ..common });
+    }
+    Ok(v1::GenerateRequest {
+        count: Some(count),
         sampler: order.sampler.map_or(v1::Sampler::Unspecified, v1::Sampler::from).into(),
         labels: order.labels.iter().map(label).collect(),
         guidance: order.guidance,
         seed: Some(order.seed),
-        initial_state: None,
-        output_encoding: v1::OutputEncoding::Float32.into(),
-        deadline_ms: order.deadline_ms,
-        request_id: order.request_id(times),
-        ..Default::default()
+        ..common
     })
 }
 
 /// Puts images, which come in the order in which they finish, into their places.
-struct Collector {
+struct Collector<'a> {
+    order: &'a Order,
+    times: &'a Times,
     asked: Instant,
-    images: Vec<Option<Vec<f32>>>,
+    images: Vec<Option<Made>>,
     first: Option<Duration>,
     /// The server's first evaluation and its last, since it accepted.
     begin: Option<Duration>,
     end: Duration,
 }
 
-impl Collector {
-    fn new(count: usize, asked: Instant) -> Self {
-        Self { asked, images: vec![None; count], first: None, begin: None, end: Duration::ZERO }
+/// An image as a server has made it.
+#[derive(Debug, Clone)]
+struct Made {
+    numbers: Vec<f32>,
+    receipt: Receipt,
+    steps: Steps,
+}
+
+impl<'a> Collector<'a> {
+    fn new(order: &'a Order, times: &'a Times, asked: Instant) -> Self {
+        let images = vec![None; order.labels.len()];
+        Self { order, times, asked, images, first: None, begin: None, end: Duration::ZERO }
     }
 
-    async fn collect(mut self, mut generation: Generation, times: &Times, bar: &ProgressBar) -> Result<Row> {
-        while let Some(image) = generation.next().await? {
-            self.image(&image)?;
-            bar.inc(1);
+    async fn collect(mut self, mut generation: Generation, bar: &ProgressBar) -> Result<Row> {
+        while let Some(arrival) = generation.arrival().await? {
+            match arrival {
+                Arrival::Preview(preview) => {
+                    let told = self.preview(&preview)?;
+                    bar.suspend(|| eprintln!("{told}"));
+                }
+                Arrival::Image(image) => {
+                    self.image(image)?;
+                    bar.inc(1);
+                }
+            }
         }
         let total = self.asked.elapsed();
         let missing = || Error::Compute("the server's answer lacks images".into());
         let queued = self.begin.unwrap_or_default();
         let accepted = generation.accepted();
+        let made: Vec<Made> = self.images.into_iter().collect::<Option<_>>().ok_or_else(missing)?;
+        let (mut images, mut receipts, mut steps) = (Vec::new(), Vec::new(), Vec::new());
+        for image in made {
+            images.push(image.numbers);
+            receipts.push(image.receipt);
+            steps.push(image.steps);
+        }
         Ok(Row {
-            times: times.clone(),
+            times: self.times.clone(),
             request_id: accepted.request_id.clone(),
             sampler: Sampler::try_from(accepted.sampler())?,
             guidance: accepted.guidance,
             evaluations: generation.summary().map(|summary| summary.evaluations).ok_or_else(missing)?,
-            images: self.images.into_iter().collect::<Option<_>>().ok_or_else(missing)?,
+            images,
+            receipts,
+            steps,
             timing: Timing {
                 first: self.first.unwrap_or(total),
                 total,
@@ -124,7 +168,19 @@ impl Collector {
         })
     }
 
-    fn image(&mut self, image: &v1::Image) -> Result<()> {
+    /// Saves a preview, if it is to be, and says that it came.
+    fn preview(&self, preview: &v1::Preview) -> Result<String> {
+        let v1::Preview { index, evaluations, .. } = *preview;
+        if let Some(folder) = &self.order.wishes.preview_dir {
+            let name = format!("{}-{index:04}-after-{evaluations}.png", self.times.name());
+            save(&folder.join(name), &picture(&self.order.model, &preview_floats(preview)?)?)?;
+        }
+        let noun = if evaluations == 1 { "evaluation" } else { "evaluations" };
+        let ms = self.asked.elapsed().as_millis();
+        Ok(format!("{}: preview of image {index} after {evaluations} {noun}, {ms} ms", self.times.caption()))
+    }
+
+    fn image(&mut self, image: v1::Image) -> Result<()> {
         self.first.get_or_insert_with(|| self.asked.elapsed());
         let begin = Duration::from_micros(image.queue_us);
         self.begin = Some(self.begin.map_or(begin, |earlier| earlier.min(begin)));
@@ -132,7 +188,9 @@ impl Collector {
         let place = self.images.get_mut(image.index as usize);
         let place =
             place.ok_or_else(|| Error::Compute(format!("the server made an image {} too many", image.index)))?;
-        *place = Some(floats(image)?);
+        let steps = Steps { used: image.steps, asked: image.steps_asked, reason: image.steps_reason().try_into()? };
+        let numbers = floats(&image)?;
+        *place = Some(Made { numbers, receipt: image.receipt.unwrap_or_default().try_into()?, steps });
         Ok(())
     }
 }
@@ -142,6 +200,8 @@ mod tests {
     use super::super::order::tests::order;
     use super::super::order::time_grid;
     use super::*;
+    use crate::cli::receipts::tests::receipt;
+    use crate::domain::Priority;
 
     #[test]
     fn a_request_says_all_that_was_ordered() {
@@ -162,30 +222,66 @@ mod tests {
     }
 
     #[test]
-    fn the_computation_spans_all_images() {
-        let mut collector = Collector::new(2, Instant::now());
-        let image = |index, queue_us, compute_us| v1::Image {
+    fn a_continuation_says_what_its_receipts_do_not() {
+        let wishes = Wishes {
+            min_steps: Some(2),
+            priority: Some(Priority::High),
+            previews: Some(vec![1]),
+            continued: vec![receipt(0), receipt(4)],
+            ..Wishes::default()
+        };
+        let asked = request(&Order { wishes, ..order(&[Some(1); 2], 2) }, &Times::Steps(8)).unwrap();
+        assert_eq!((asked.count, asked.seed, asked.labels.len(), asked.steps), (None, None, 0, Some(8)));
+        assert_eq!((asked.min_steps, asked.priority(), asked.continue_from[1].index), (Some(2), v1::Priority::High, 4));
+        assert_eq!(asked.previews.unwrap().evaluations, [1]);
+    }
+
+    fn image(index: u32, queue_us: u64, compute_us: u64) -> v1::Image {
+        v1::Image {
             index,
             queue_us,
             compute_us,
+            steps_reason: v1::StepsReason::Asked.into(),
+            receipt: Some(receipt(index).into()),
             output_encoding: v1::OutputEncoding::Float32.into(),
-            ..Default::default()
-        };
-        // A shape without sides is a single number.
-        let image = |index, queue_us, compute_us| v1::Image {
+            // A shape without sides is a single number.
             data: prost::bytes::Bytes::from_static(&[0; 4]),
-            ..image(index, queue_us, compute_us)
-        };
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn the_computation_spans_all_images() {
+        let (order, times) = (order(&[None; 2], 1), Times::Steps(1));
+        let mut collector = Collector::new(&order, &times, Instant::now());
         for (index, queue_us, compute_us) in [(1, 30, 100), (0, 10, 50)] {
-            collector.image(&image(index, queue_us, compute_us)).unwrap();
+            collector.image(image(index, queue_us, compute_us)).unwrap();
         }
         assert_eq!((collector.begin, collector.end), (Some(Duration::from_micros(10)), Duration::from_micros(130)));
-        assert!(collector.images.iter().all(Option::is_some) && collector.image(&image(2, 0, 0)).is_err());
+        assert!(collector.images.iter().all(Option::is_some) && collector.image(image(2, 0, 0)).is_err());
+    }
+
+    #[test]
+    fn previews_are_told_and_saved() {
+        let folder = tempfile::tempdir().unwrap();
+        let wishes = Wishes { preview_dir: Some(folder.path().into()), ..Wishes::default() };
+        let (order, times) = (Order { wishes, ..order(&[None; 2], 1) }, Times::Steps(4));
+        let preview = v1::Preview {
+            index: 1,
+            evaluations: 2,
+            shape: vec![1, 2, 2],
+            output_encoding: v1::OutputEncoding::Float32.into(),
+            data: prost::bytes::Bytes::from_static(&[0; 16]),
+            ..Default::default()
+        };
+        let told = Collector::new(&order, &times, Instant::now()).preview(&preview).unwrap();
+        assert!(told.starts_with("4 steps: preview of image 1 after 2 evaluations, "), "{told}");
+        assert!(image::open(folder.path().join("steps_4-0001-after-2.png")).is_ok());
     }
 
     #[test]
     fn a_missing_server_is_no_dead_end() {
-        let error = Remote::connect("http://127.0.0.1:1").unwrap_err().to_string();
+        let error = Remote::connect("http://127.0.0.1:1", None).unwrap_err().to_string();
         assert!(error.contains("no connection to http://127.0.0.1:1: ") && error.contains("--local"), "{error}");
     }
 }

@@ -1,5 +1,6 @@
 //! What a request gave and cost, and how that is told.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::order::{Order, Times};
 use crate::api::proto::micros;
-use crate::domain::Sampler;
+use crate::domain::{Receipt, Sampler, StepsReason};
 
 /// The images of one request.
 #[derive(Debug, Clone)]
@@ -24,8 +25,21 @@ pub(super) struct Row {
     pub(super) images: Vec<Vec<f32>>,
     /// Network evaluations of all images (a guided one counts once).
     pub(super) evaluations: u64,
+    /// What it takes to make each image again; nothing without a server.
+    pub(super) receipts: Vec<Receipt>,
+    /// How far each image has come; nothing without a server.
+    pub(super) steps: Vec<Steps>,
     /// What was measured.
     pub(super) timing: Timing,
+}
+
+/// The steps of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Steps {
+    pub(super) used: u32,
+    pub(super) asked: u32,
+    /// Why it has these.
+    pub(super) reason: StepsReason,
 }
 
 /// How long a request took.
@@ -53,8 +67,26 @@ impl Row {
         self.evaluations / self.images.len().max(1) as u64
     }
 
+    /// The images that have fewer steps than were asked for, a line for each kind.
+    fn shortened(&self) -> String {
+        let mut kinds: BTreeMap<Steps, usize> = BTreeMap::new();
+        for steps in self.steps.iter().filter(|steps| steps.used < steps.asked) {
+            *kinds.entry(*steps).or_default() += 1;
+        }
+        let line = |(Steps { used, asked, reason }, images): (&Steps, &usize)| {
+            let noun = if *images == 1 { "image has" } else { "images have" };
+            format!("{}: {images} {noun} {used} of {asked} steps ({reason})\n", self.times.caption())
+        };
+        kinds.iter().map(line).collect()
+    }
+
     fn json(&self) -> Value {
+        let steps = self
+            .steps
+            .iter()
+            .map(|Steps { used, asked, reason }| json!({ "used": used, "asked": asked, "reason": reason.to_string() }));
         json!({
+            "image_steps": steps.collect::<Vec<_>>(),
             "request_id": self.request_id,
             "steps": self.times.grid().steps(),
             "time_grid": self.times.grid().times(),
@@ -98,7 +130,7 @@ pub(super) fn table(order: &Order, rows: &[Row]) -> String {
         text += cells.join("  ").trim_end();
         text.push('\n');
     }
-    text
+    text + &rows.iter().map(Row::shortened).collect::<String>()
 }
 
 /// The rows for programs.
@@ -144,6 +176,8 @@ pub(super) mod tests {
             guidance: 1.5,
             images: (0..count).map(|i| vec![f32::from(i); 4]).collect(),
             evaluations: 8 * u64::from(count),
+            receipts: vec![],
+            steps: vec![],
             timing,
         }
     }
@@ -169,6 +203,16 @@ pub(super) mod tests {
         let lines: Vec<&str> = table.lines().skip(1).collect();
         assert_eq!(lines[1], " 4 steps            8        20 ms  38 ms  0.42 ms   9.5 ms");
         assert!(lines.iter().all(|line| line.len() == lines[0].len()), "{table}");
+    }
+
+    #[test]
+    fn images_with_fewer_steps_than_asked_are_told() {
+        let steps = |used, reason| Steps { used, asked: 8, reason };
+        let cut = [steps(2, StepsReason::Deadline), steps(8, StepsReason::Asked), steps(2, StepsReason::Deadline)];
+        let row = Row { steps: [&cut[..], &[steps(4, StepsReason::Overload)]].concat(), ..row(Times::Steps(8), 4) };
+        let told = table(&order(&[Some(1); 4], 1), &[row]);
+        let want = "8 steps: 2 images have 2 of 8 steps (deadline)\n8 steps: 1 image has 4 of 8 steps (overload)\n";
+        assert!(told.ends_with(want), "{told}");
     }
 
     #[test]

@@ -11,6 +11,8 @@ use crate::flow::{GaussianFlow, sampler};
 
 const FLOW: GaussianFlow = GaussianFlow { noise: 0.8, mean: -0.5, data: 0.3 };
 
+const FINISH: Purpose = Purpose::Finish { keep: false };
+
 /// A network that mixes the numbers of a row and knows its times and class.
 struct Toy;
 
@@ -73,7 +75,7 @@ impl Wish {
             evaluation,
             label: self.label,
             guidance: self.guidance,
-            last: i == last,
+            purpose: if i == last { FINISH } else { Purpose::Advance },
         };
         plan.iter().enumerate().map(step).collect()
     }
@@ -113,8 +115,9 @@ fn served(engine: &mut DeviceEngine, model: usize, wishes: &[Wish]) -> Vec<Vec<f
         let outcomes = engine.step(&Batch { model: ModelKey(model), rows: rows.clone() }).unwrap();
         for (row, outcome) in rows.iter().zip(outcomes) {
             match outcome {
-                Outcome::Finished(state) => images[row.row.0 as usize] = state,
-                Outcome::Running => assert!(!row.last),
+                Outcome::Finished { state, .. } => images[row.row.0 as usize] = state,
+                Outcome::Running => assert_eq!(row.purpose, Purpose::Advance),
+                Outcome::Preview(_) => panic!("nobody asked"),
                 Outcome::Failed(reason) => panic!("{reason}"),
             }
         }
@@ -149,9 +152,10 @@ fn guided_rows_equal_the_guided_network() {
     }
 }
 
-fn jump(row: u64, start: Option<Start>, last: bool) -> RowStep {
+fn jump(row: u64, start: Option<Start>, ends: bool) -> RowStep {
     let evaluation = Sampler::FlowMap.plan(&TimeGrid::uniform(1))[0];
-    RowStep { row: RowId(row), start, evaluation, label: None, guidance: 1.0, last }
+    let purpose = if ends { FINISH } else { Purpose::Advance };
+    RowStep { row: RowId(row), start, evaluation, label: None, guidance: 1.0, purpose }
 }
 
 fn step(engine: &mut DeviceEngine, rows: Vec<RowStep>) -> Vec<Outcome> {
@@ -165,7 +169,7 @@ fn given(states: &[f32], index: u32) -> Option<Start> {
 #[test]
 fn a_given_state_is_where_a_row_begins() {
     let outcomes = step(&mut engine(1), vec![jump(1, given(&[9.0, 9.0, 9.0, 0.1, 0.2, 0.3], 1), true)]);
-    let Outcome::Finished(image) = &outcomes[0] else { panic!("{outcomes:?}") };
+    let Outcome::Finished { state: image, .. } = &outcomes[0] else { panic!("{outcomes:?}") };
     for (value, start) in image.iter().zip([0.1, 0.2, 0.3]) {
         assert!((f64::from(*value) - FLOW.jump_at(0.0, 1.0, start)).abs() < 1e-6);
     }
@@ -175,7 +179,7 @@ fn a_given_state_is_where_a_row_begins() {
 fn a_single_given_state_serves_every_row() {
     let rows = (0..3).map(|index| jump(index.into(), given(&[0.1, 0.2, 0.3], index), true)).collect();
     let outcomes = step(&mut engine(2), rows);
-    assert!(matches!(outcomes[0], Outcome::Finished(_)) && outcomes.iter().all(|outcome| *outcome == outcomes[0]));
+    assert!(matches!(outcomes[0], Outcome::Finished { .. }) && outcomes.iter().all(|outcome| *outcome == outcomes[0]));
 }
 
 #[test]
@@ -191,6 +195,32 @@ fn a_row_that_cannot_go_on_fails_alone() {
     let outcomes = step(&mut engine(2), rows);
     let failed: Vec<bool> = outcomes.iter().map(|outcome| matches!(outcome, Outcome::Failed(_))).collect();
     assert_eq!(failed, [true, false, true, true, true]);
+}
+
+/// Walks 0 → 1/2 → 1 with a preview before each jump, keeping where the last one came from.
+#[test]
+fn a_preview_is_the_image_finished_early_and_moves_nothing() {
+    let toy = |rows, engine: &mut DeviceEngine| engine.step(&Batch { model: ModelKey(0), rows }).unwrap();
+    let mut engine = engine(2);
+    let plan = Sampler::FlowMap.plan(&TimeGrid::uniform(2));
+    let start = Some(Start::Noise { seed: 4, index: 0 });
+    let preview = RowStep { purpose: Purpose::Preview, ..jump(1, start.clone(), false) };
+    let first = RowStep { evaluation: plan[0], ..jump(1, start, false) };
+    let last = RowStep { evaluation: plan[1], purpose: Purpose::Finish { keep: true }, ..jump(1, None, true) };
+    let again = RowStep { evaluation: plan[1], purpose: Purpose::Preview, ..last.clone() };
+    let begun = toy(vec![preview, first], &mut engine);
+    assert_eq!(begun[1], Outcome::Running);
+    let one_step =
+        Wish { sampler: Sampler::FlowMap, steps: 1, seed: 4, index: 0, label: None, guidance: 1.0, joins: 0 };
+    assert_eq!(begun[0], Outcome::Preview(one_step.sampled(&Toy)));
+    let ended = toy(vec![last, again], &mut engine);
+    let two_steps = Wish { steps: 2, ..one_step }.sampled(&Toy);
+    assert_eq!(ended[1], Outcome::Preview(two_steps.clone()));
+    let Outcome::Finished { state, before: Some(before) } = &ended[0] else { panic!("{ended:?}") };
+    assert_eq!(state, &two_steps);
+    let on = RowStep { evaluation: plan[1], ..jump(2, given(before, 0), true) };
+    assert_eq!(toy(vec![on], &mut engine)[0], Outcome::Finished { state: two_steps, before: None });
+    assert!(engine.states.is_empty());
 }
 
 #[test]

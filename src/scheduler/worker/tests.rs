@@ -2,14 +2,16 @@
 //! every interleaving is the same each time.
 
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::*;
-use crate::domain::{Job, Summary};
+use crate::domain::{Job, JobEvent, ModelInfo, Summary};
+use crate::engine::RowId;
 use crate::engine::scripted::{Record, Scripted, Verdict, VirtualClock};
 use crate::scheduler::testing::{job, limits, model};
-use crate::scheduler::{Handle, Ticket, channel};
+use crate::scheduler::{Handle, Limits, Ticket, channel};
 
+/// How long the fake forwards take.
 const TICK: Duration = Duration::from_millis(10);
 
 /// A running worker, and the way to end it.
@@ -22,18 +24,17 @@ struct Rig {
 
 /// A worker whose forwards take a tick each; `script` is called with the number of each forward, from 0.
 fn rig(limits: &Limits, mut script: impl FnMut(usize, &Batch) -> Verdict + Send + 'static) -> Rig {
-    let catalogue: Arc<[ModelInfo]> = vec![model("a", 1)].into();
-    let (handle, commands) = channel(limits);
+    let catalogue = catalogue();
     let clock = VirtualClock::new();
-    let ticking = clock.clone();
+    let (now, ticking) = (clock.clone(), clock.clone());
+    let (handle, board) = channel(&catalogue, limits, 1, Arc::new(move || now.now()));
     let mut forwards = 0;
     let (engine, record) = Scripted::new(&catalogue, move |batch| {
         ticking.advance(TICK);
         forwards += 1;
         script(forwards - 1, batch)
     });
-    let (limits, now) = (limits.clone(), clock.clone());
-    let thread = std::thread::spawn(move || run(commands, Box::new(engine), catalogue, limits, move || now.now()));
+    let thread = std::thread::spawn(move || run(board, Box::new(engine)));
     Rig { handle, clock, record, thread }
 }
 
@@ -44,6 +45,10 @@ impl Rig {
         self.thread.join().unwrap();
         self.record
     }
+}
+
+fn catalogue() -> Arc<[ModelInfo]> {
+    vec![model("a", 1)].into()
 }
 
 /// From a test to the script of its engine, which waits for it: a ticket to drop, a handle to use.
@@ -71,12 +76,12 @@ fn failed(event: &JobEvent) -> &Error {
 async fn a_job_streams_its_images_and_ends_once() {
     let rig = rig(&limits(2), |_, _| Verdict::Proceed);
     rig.handle.ready().await.unwrap();
-    let mut ticket = rig.handle.submit(job(0, 3, 2)).await.unwrap();
+    let mut ticket = rig.handle.submit(job(0, 3, 2)).unwrap();
     assert_eq!((ticket.accepted.evaluations, ticket.accepted.queue_position), (2, 0));
     let (images, end) = rest(&mut ticket).await;
     assert_eq!(images, [0, 1, 2]);
     let JobEvent::Finished(summary) = end else { panic!("{end:?}") };
-    assert_eq!(summary, Summary { images: 3, evaluations: 6, total: 4 * TICK });
+    assert_eq!(summary, Summary { images: 3, full: 3, evaluations: 6, total: 4 * TICK });
     assert!(ticket.next().await.is_none());
     let sizes: Vec<usize> = rig.end().batches().iter().map(|batch| batch.rows.len()).collect();
     assert_eq!(sizes, [2, 2, 1, 1]);
@@ -93,12 +98,11 @@ async fn a_dropped_ticket_frees_its_rows_before_the_next_forward() {
         }
         Verdict::Proceed
     });
-    let doomed = rig.handle.submit(Job { seed: 7, ..job(0, 8, 50) });
-    let kept = rig.handle.submit(job(0, 1, 20));
-    // Both are on their way before the first forward ends.
-    let (doomed, kept, _) = tokio::join!(biased; doomed, kept, async { go.send(()) });
-    give.send(doomed.unwrap()).unwrap();
-    let mut kept = kept.unwrap();
+    let doomed = rig.handle.submit(job(0, 8, 50)).unwrap();
+    let mut kept = rig.handle.submit(job(0, 1, 20)).unwrap();
+    // Both are there before the first forward ends.
+    go.send(()).unwrap();
+    give.send(doomed).unwrap();
     assert!(matches!(rest(&mut kept).await.1, JobEvent::Finished(_)));
     let record = rig.end();
     let (batches, released) = (record.batches(), record.released());
@@ -112,7 +116,7 @@ async fn a_dropped_ticket_frees_its_rows_before_the_next_forward() {
 async fn an_expired_job_ends_before_the_device_sees_it_again() {
     let rig = rig(&limits(1), |_, _| Verdict::Proceed);
     let deadline = Some(rig.clock.now() + 3 * TICK);
-    let mut late = rig.handle.submit(Job { deadline, ..job(0, 1, 50) }).await.unwrap();
+    let mut late = rig.handle.submit(Job { deadline, ..job(0, 1, 50) }).unwrap();
     let (images, end) = rest(&mut late).await;
     assert!(images.is_empty() && matches!(failed(&end), Error::DeadlineExceeded));
     let record = rig.end();
@@ -123,41 +127,38 @@ async fn an_expired_job_ends_before_the_device_sees_it_again() {
 async fn a_slow_reader_holds_its_own_permits_and_delays_nobody() {
     let limits = Limits { max_queued_images: 4, ..limits(8) };
     let rig = rig(&limits, |_, _| Verdict::Proceed);
-    let mut slow = rig.handle.submit(job(0, 3, 1)).await.unwrap();
-    let mut quick = rig.handle.submit(job(0, 1, 5)).await.unwrap();
+    let mut slow = rig.handle.submit(job(0, 3, 1)).unwrap();
+    let mut quick = rig.handle.submit(job(0, 1, 5)).unwrap();
     assert!(matches!(rest(&mut quick).await.1, JobEvent::Finished(_)));
-    let refused = rig.handle.submit(job(0, 2, 1)).await.unwrap_err();
-    assert!(matches!(refused, Error::Overloaded { retry_after } if !retry_after.is_zero()), "{refused:?}");
+    let refused = rig.handle.submit(job(0, 2, 1)).unwrap_err();
+    assert!(matches!(refused, Error::Overloaded { retry_after, .. } if !retry_after.is_zero()), "{refused:?}");
     assert!(matches!(slow.next().await, Some(JobEvent::Image(_))));
-    let mut next = rig.handle.submit(job(0, 2, 1)).await.unwrap();
+    let mut next = rig.handle.submit(job(0, 2, 1)).unwrap();
     assert!(matches!(rest(&mut next).await.1, JobEvent::Finished(_)));
-    assert!(matches!(rig.handle.submit(job(0, 3, 1)).await, Err(Error::Overloaded { .. })));
+    assert!(matches!(rig.handle.submit(job(0, 3, 1)), Err(Error::Overloaded { .. })));
     drop(slow);
-    assert!(rig.handle.submit(job(0, 4, 1)).await.is_ok());
-    assert!(matches!(rig.handle.submit(job(0, 5, 1)).await, Err(Error::Invalid(_))), "more than ever fits");
+    assert!(rig.handle.submit(job(0, 4, 1)).is_ok());
+    assert!(matches!(rig.handle.submit(job(0, 5, 1)), Err(Error::Invalid(_))), "more than ever fits");
     rig.end();
 }
 
 #[tokio::test]
-async fn a_full_command_channel_is_overload() {
-    let (handle, commands) = channel(&Limits { queue_slots: 2, ..limits(1) });
-    let waiting: Vec<_> = (0..2).map(|_| handle.clone()).collect();
-    let mut waiting: Vec<_> = waiting.iter().map(|handle| Box::pin(handle.submit(job(0, 1, 1)))).collect();
-    for submission in &mut waiting {
-        assert!(poll(submission.as_mut()).is_pending());
+async fn an_engine_that_cannot_begin_leaves_dead_handles() {
+    let (handle, board) = channel(&catalogue(), &limits(1), 1, Arc::new(Instant::now));
+    let mut waiting = handle.submit(job(0, 1, 1)).unwrap();
+    assert!(handle.is_alive());
+    struct Broken;
+    impl Engine for Broken {
+        fn step(&mut self, _: &Batch) -> Result<Vec<Outcome>> {
+            Err(Error::Compute("broken".into()))
+        }
+        fn release(&mut self, _: &[RowId]) {}
     }
-    assert!(matches!(handle.submit(job(0, 1, 1)).await, Err(Error::Overloaded { .. })));
-    drop(commands);
+    std::thread::spawn(move || run(board, Box::new(Broken))).join().unwrap();
     assert!(!handle.is_alive());
-    for submission in waiting {
-        assert!(matches!(submission.await, Err(Error::Unavailable(_))));
-    }
-    assert!(matches!(handle.submit(job(0, 1, 1)).await, Err(Error::Unavailable(_))));
+    assert!(matches!(failed(&rest(&mut waiting).await.1), Error::Unavailable(_)));
+    assert!(matches!(handle.submit(job(0, 1, 1)), Err(Error::Unavailable(_))));
     assert!(matches!(handle.ready().await, Err(Error::Unavailable(_))));
-}
-
-fn poll<F: Future>(future: std::pin::Pin<&mut F>) -> std::task::Poll<F::Output> {
-    future.poll(&mut std::task::Context::from_waker(std::task::Waker::noop()))
 }
 
 #[tokio::test]
@@ -169,7 +170,7 @@ async fn a_failed_forward_and_a_panic_fail_their_jobs_alone() {
         _ => Verdict::Proceed,
     });
     for expected in [false, false, true, false, true] {
-        let mut ticket = rig.handle.submit(job(0, 1, 1)).await.unwrap();
+        let mut ticket = rig.handle.submit(job(0, 1, 1)).unwrap();
         let (_, end) = rest(&mut ticket).await;
         assert_eq!(matches!(end, JobEvent::Finished(_)), expected, "{end:?}");
         assert!(expected || matches!(failed(&end), Error::Compute(_)));
@@ -183,13 +184,13 @@ async fn a_lost_device_stops_the_worker_and_fails_everything() {
         let rig = rig(&limits(1), move |_, _| Verdict::Fail(error()));
         // Those that come after the worker has stopped are refused, those before fail.
         for _ in 0..FAILURES_IN_A_ROW {
-            if let Ok(mut ticket) = rig.handle.submit(job(0, 2, 4)).await {
+            if let Ok(mut ticket) = rig.handle.submit(job(0, 2, 4)) {
                 failed(&rest(&mut ticket).await.1);
             }
         }
         rig.handle.stopped().await;
         assert!(!rig.handle.is_alive());
-        assert!(matches!(rig.handle.submit(job(0, 1, 1)).await, Err(Error::Unavailable(_))));
+        assert!(matches!(rig.handle.submit(job(0, 1, 1)), Err(Error::Unavailable(_))));
         rig.end();
     }
 }
@@ -203,10 +204,10 @@ async fn draining_finishes_what_was_taken_and_refuses_the_rest() {
         }
         Verdict::Proceed
     });
-    let mut taken = rig.handle.submit(job(0, 2, 3)).await.unwrap();
+    let mut taken = rig.handle.submit(job(0, 2, 3)).unwrap();
     give.send(rig.handle.clone()).unwrap();
     assert!(matches!(rest(&mut taken).await, (images, JobEvent::Finished(_)) if images == [0, 1]));
-    assert!(matches!(rig.handle.submit(job(0, 1, 1)).await, Err(Error::Unavailable(_))));
+    assert!(matches!(rig.handle.submit(job(0, 1, 1)), Err(Error::Unavailable(_))));
     rig.handle.stopped().await;
     assert!(!rig.handle.is_alive());
     rig.end();
@@ -214,15 +215,11 @@ async fn draining_finishes_what_was_taken_and_refuses_the_rest() {
 
 #[tokio::test]
 async fn what_was_submitted_before_a_drain_is_finished() {
-    let limits = limits(4);
-    let catalogue: Arc<[ModelInfo]> = vec![model("a", 1)].into();
-    let (handle, commands) = channel(&limits);
-    let mut submission = Box::pin(handle.submit(job(0, 2, 3)));
-    assert!(poll(submission.as_mut()).is_pending());
+    let (handle, board) = channel(&catalogue(), &limits(4), 1, Arc::new(Instant::now));
+    let mut ticket = handle.submit(job(0, 2, 3)).unwrap();
     handle.drain();
-    let (engine, _) = Scripted::new(&catalogue, |_| Verdict::Proceed);
-    let worker = std::thread::spawn(move || run(commands, Box::new(engine), catalogue, limits, Instant::now));
-    let mut ticket = submission.await.unwrap();
+    let (engine, _) = Scripted::new(&catalogue(), |_| Verdict::Proceed);
+    let worker = std::thread::spawn(move || run(board, Box::new(engine)));
     assert!(matches!(rest(&mut ticket).await.1, JobEvent::Finished(_)));
     worker.join().unwrap();
 }
@@ -230,11 +227,10 @@ async fn what_was_submitted_before_a_drain_is_finished() {
 #[tokio::test]
 async fn a_failed_job_leaves_nothing_on_the_engine() {
     let rig = rig(&limits(2), |_, _| Verdict::FailRow(0));
-    let mut ticket = rig.handle.submit(job(0, 2, 2)).await.unwrap();
+    let mut ticket = rig.handle.submit(job(0, 2, 2)).unwrap();
     assert!(matches!(failed(&rest(&mut ticket).await.1), Error::Compute(_)));
-    // The worker is idle, and nothing will wake it.
-    assert_eq!(rig.record.released().len(), 2);
-    rig.end();
+    // Nothing else comes that would wake the worker.
+    assert_eq!(rig.end().released().len(), 2);
 }
 
 /// Runs `script` over jobs that `client` submits, with metrics of their own; returns these.
@@ -243,11 +239,11 @@ fn metered(
     client: impl AsyncFnOnce(Handle, VirtualClock) + Send + 'static,
 ) -> String {
     let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
-    let limits = limits(4);
     let catalogue: Arc<[ModelInfo]> = vec![model("a", 3)].into();
-    let (handle, commands) = channel(&limits);
     let clock = VirtualClock::new();
-    let (theirs, ticking) = (clock.clone(), clock.clone());
+    let (theirs, ticking, now) = (clock.clone(), clock.clone(), clock.clone());
+    let (handle, board) =
+        metrics::with_local_recorder(&recorder, || channel(&catalogue, &limits(4), 1, Arc::new(move || now.now())));
     let client = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(client(handle, theirs));
@@ -257,9 +253,7 @@ fn metered(
         ticking.advance(TICK);
         script(batch, &ticking)
     });
-    metrics::with_local_recorder(&recorder, || {
-        run(commands, Box::new(engine), Arc::clone(&catalogue), limits.clone(), || clock.now());
-    });
+    metrics::with_local_recorder(&recorder, || run(board, Box::new(engine)));
     client.join().unwrap();
     recorder.handle().render()
 }
@@ -275,7 +269,7 @@ fn a_caller_that_leaves_at_its_deadline_did_not_cancel() {
         },
         async move |handle, clock| {
             let late = Job { deadline: Some(clock.now() + 2 * TICK), ..job(0, 3, 50) };
-            give.send(handle.submit(late).await.unwrap()).unwrap();
+            give.send(handle.submit(late).unwrap()).unwrap();
         },
     );
     for line in [
@@ -304,7 +298,7 @@ async fn an_abort_ends_everything_after_the_forward_in_progress() {
         }
         Verdict::Proceed
     });
-    let mut taken = rig.handle.submit(job(0, 2, 30)).await.unwrap();
+    let mut taken = rig.handle.submit(job(0, 2, 30)).unwrap();
     give.send(rig.handle.clone()).unwrap();
     assert!(matches!(failed(&rest(&mut taken).await.1), Error::Unavailable(_)));
     let record = rig.end();
@@ -314,7 +308,7 @@ async fn an_abort_ends_everything_after_the_forward_in_progress() {
 #[tokio::test]
 async fn dropping_the_last_handle_finishes_what_was_taken() {
     let rig = rig(&limits(1), |_, _| Verdict::Proceed);
-    let mut taken = rig.handle.submit(job(0, 2, 3)).await.unwrap();
+    let mut taken = rig.handle.submit(job(0, 2, 3)).unwrap();
     rig.end();
     assert!(matches!(rest(&mut taken).await.1, JobEvent::Finished(_)));
 }
@@ -327,14 +321,19 @@ fn every_metric_has_its_name_labels_and_value() {
             _ => Verdict::Proceed,
         },
         async |handle, _| {
-            let mut two = handle.submit(job(0, 1, 2)).await.unwrap();
+            let mut two = handle.submit(job(0, 1, 2)).unwrap();
             rest(&mut two).await;
-            let mut failing = handle.submit(job(0, 3, 1)).await.unwrap();
+            let mut failing = handle.submit(job(0, 3, 1)).unwrap();
             rest(&mut failing).await;
         },
     );
     for line in [
-        r#"flowmap_images_total{model="a@3"} 1"#,
+        r#"flowmap_images_total{model="a@3",steps="asked"} 1"#,
+        r#"flowmap_images_total{model="a@3",steps="overload"} 0"#,
+        r#"flowmap_image_steps_sum{model="a@3"} 2"#,
+        r#"flowmap_evaluations_pending{model="a@3"} 0"#,
+        r#"flowmap_step_cap 256"#,
+        r#"flowmap_kept_states_bytes 0"#,
         r#"flowmap_evaluations_total{model="a@3"} 2"#,
         r#"flowmap_images_cancelled_total{model="a@3",reason="error"} 3"#,
         r#"flowmap_images_cancelled_total{model="a@3",reason="cancelled"} 0"#,
@@ -349,6 +348,61 @@ fn every_metric_has_its_name_labels_and_value() {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }
     for part in ["base", "per_row"] {
-        assert!(text.contains(&format!(r#"flowmap_step_cost_seconds{{model="a@3",part="{part}"}}"#)), "{text}");
+        assert!(
+            text.contains(&format!(r#"flowmap_step_cost_seconds{{model="a@3",device="0",part="{part}"}}"#)),
+            "{text}"
+        );
     }
+}
+
+#[tokio::test]
+async fn two_devices_serve_one_queue_and_both_end_with_it() {
+    let (handle, board) = channel(&catalogue(), &limits(1), 2, Arc::new(Instant::now));
+    let worker = |board: crate::scheduler::Board| {
+        let (engine, record) = Scripted::new(&catalogue(), |_| {
+            std::thread::sleep(Duration::from_millis(1));
+            Verdict::Proceed
+        });
+        (std::thread::spawn(move || run(board, Box::new(engine))), record)
+    };
+    let workers = [worker(board.clone()), worker(board)];
+    handle.ready().await.unwrap();
+    let mut ticket = handle.submit(job(0, 40, 2)).unwrap();
+    let (images, end) = rest(&mut ticket).await;
+    assert!(images.len() == 40 && matches!(end, JobEvent::Finished(_)));
+    drop(handle);
+    for (thread, record) in workers {
+        thread.join().unwrap();
+        assert!(record.batches().len() > 1, "each has worked");
+    }
+}
+
+#[tokio::test]
+async fn a_slow_reader_gets_the_newest_preview_only() {
+    let (go, gate) = hand_over();
+    let limits = Limits { preview_share: 1.0, ..limits(8) };
+    let rig = rig(&limits, move |forward, _| {
+        if forward == 5 {
+            gate();
+        }
+        Verdict::Proceed
+    });
+    let previews = Some(Vec::new().into());
+    let mut ticket = rig.handle.submit(Job { previews, ..job(0, 2, 8) }).unwrap();
+    // The sixth forward has begun when it waits for the gate, and its reader has taken nothing until now.
+    go.send(()).unwrap();
+    let mut seen = Vec::new();
+    loop {
+        match ticket.next().await.unwrap() {
+            JobEvent::Preview(preview) => seen.push((preview.index, preview.evaluations)),
+            JobEvent::Image(_) => {}
+            _ => break,
+        }
+    }
+    assert!(seen.iter().all(|&(_, evaluations)| evaluations >= 1) && seen.len() <= 2 * 7, "{seen:?}");
+    let mut rising = seen.clone();
+    rising.sort_by_key(|&(index, evaluations)| (index, evaluations));
+    rising.dedup();
+    assert_eq!(rising.len(), seen.len(), "none twice");
+    rig.end();
 }
