@@ -187,14 +187,25 @@ impl Exchange {
         }
     }
 
-    /// Waits until `device` has something to do.
-    pub(super) fn turn(&self, device: DeviceId) -> Turn {
-        self.desk.wait_for(|state| state.turn(device, (self.clock)()))
+    /// Waits until `device` has something to do. Says whether it had to wait for that.
+    pub(super) fn turn(&self, device: DeviceId) -> (Turn, bool) {
+        let mut waited = false;
+        let turn = self.desk.wait_for(|state| {
+            let turn = state.turn(device, (self.clock)());
+            waited |= turn.is_none();
+            turn
+        });
+        (turn, waited)
     }
 
-    /// A forward has ended that began at `begun`.
-    pub(super) fn complete(&self, device: DeviceId, forward: &Forward, result: Result<Vec<Outcome>>, begun: Instant) {
-        let now = (self.clock)();
+    /// A forward has ended at `now` that began at `begun`.
+    pub(super) fn complete(
+        &self,
+        device: DeviceId,
+        forward: &Forward,
+        result: Result<Vec<Outcome>>,
+        (begun, now): (Instant, Instant),
+    ) {
         let elapsed = now.saturating_duration_since(begun);
         // Wakes workers that wait for the last job to end, and have none of their own.
         self.desk.announce(|state| {

@@ -7,6 +7,7 @@
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::calibrate::calibrate;
 use super::core::{DeviceId, Forward};
@@ -30,7 +31,7 @@ pub fn run(board: Board, mut engine: Box<dyn Engine>) {
     };
     let device = exchange.join(costs);
     membership.device = Some(device);
-    let mut worker = Worker { exchange, device, engine, failures: 0 };
+    let mut worker = Worker { exchange, device, engine, failures: 0, busy_since: None };
     while worker.turn(&mut membership).is_continue() {}
 }
 
@@ -54,11 +55,17 @@ struct Worker {
     engine: Box<dyn Engine>,
     /// Forwards that failed since the last one that did not.
     failures: u32,
+    /// When the last forward ended, if there has been something to do since.
+    busy_since: Option<Instant>,
 }
 
 impl Worker {
     fn turn(&mut self, membership: &mut Membership) -> ControlFlow<()> {
-        match self.exchange.turn(self.device) {
+        let (turn, waited) = self.exchange.turn(self.device);
+        if waited {
+            self.busy_since = None;
+        }
+        match turn {
             Turn::Release(rows) => self.engine.release(&rows),
             Turn::Forward(forward) => return self.forward(&forward, membership),
             Turn::Stop => return ControlFlow::Break(()),
@@ -67,10 +74,13 @@ impl Worker {
     }
 
     fn forward(&mut self, forward: &Forward, membership: &mut Membership) -> ControlFlow<()> {
-        let begun = self.exchange.now();
+        // What lies between two forwards costs time as well, and promises must count it.
+        let begun = self.busy_since.unwrap_or_else(|| self.exchange.now());
         let result = guarded(self.engine.as_mut(), &forward.batch);
         let lost = self.judge(&result, forward.batch.rows.len());
-        self.exchange.complete(self.device, forward, result, begun);
+        let now = self.exchange.now();
+        self.busy_since = Some(now);
+        self.exchange.complete(self.device, forward, result, (begun, now));
         if lost {
             membership.error = Error::Unavailable("the device is lost".into());
             return ControlFlow::Break(());

@@ -7,24 +7,16 @@ use flowmap::api::proto::v1;
 use flowmap::api::proto::v1::generate_response::Event;
 use flowmap::api::{Client, proto::v1::StepsReason};
 use flowmap::domain::{Digest, Receipt};
-use flowmap::engine::scripted::Verdict;
 use tonic::{Code, Request};
 use tonic_types::StatusExt;
 
 use crate::real::Repository;
 use crate::support::{Gate, Setup, all, model, next, open, request, within};
 
-/// A device that takes this long for every forward.
-fn slow(name: &str, forward: Duration) -> Setup {
-    Setup::new().model(model(name)).script(move |_| {
-        std::thread::sleep(forward);
-        Verdict::Proceed
-    })
-}
-
 #[tokio::test]
 async fn a_short_deadline_costs_steps_and_not_the_image() {
-    let setup = slow("hurried", Duration::from_millis(20)).set("scheduler.headroom_percent", 50);
+    let setup =
+        Setup::new().model(model("hurried")).slow(Duration::from_millis(20)).set("scheduler.headroom_percent", 50);
     let server = setup.set("scheduler.headroom_max_ms", 2000).start().await;
     let asked = v1::GenerateRequest { min_steps: Some(1), deadline_ms: Some(2000), ..request(1, 256) };
     let events = all(&mut server.client().await, asked).await.unwrap();
@@ -40,19 +32,11 @@ async fn a_short_deadline_costs_steps_and_not_the_image() {
 
 #[tokio::test]
 async fn what_cannot_be_in_time_is_refused_at_once() {
-    let server = slow("pressed", Duration::from_millis(10)).start().await;
+    let server = Setup::new().model(model("pressed")).slow(Duration::from_millis(10)).start().await;
     let mut client = server.client().await;
     let asked = v1::GenerateRequest { deadline_ms: Some(100), ..request(1, 256) };
-    let mut refusal = None;
-    // The device seemed infinitely fast when it was measured; every request teaches the scheduler better.
-    crate::support::until(async || {
-        all(&mut client, request(1, 16)).await.unwrap();
-        let status = all(&mut client, asked.clone()).await.unwrap_err();
-        refusal = Some(status).filter(|status| status.code() == Code::ResourceExhausted);
-        refusal.is_some()
-    })
-    .await;
-    let status = refusal.unwrap();
+    let status = all(&mut client, asked.clone()).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
     assert!(status.get_details_retry_info().unwrap().retry_delay.is_some());
     assert!(status.metadata().contains_key("grpc-retry-pushback-ms"));
     let info = status.get_details_error_info().unwrap();

@@ -11,7 +11,7 @@ use flowmap::app::{App, Parts};
 use flowmap::config::{Config, Layers, Override};
 use flowmap::domain::{Guidance, ModelId, ModelInfo, ModelRef, TimePairs};
 use flowmap::engine::scripted::{Record, Scripted, Verdict};
-use flowmap::engine::{Batch, Engine};
+use flowmap::engine::{Batch, Engine, Outcome, RowId};
 use flowmap::error::Result;
 use flowmap::shutdown::{Ending, Stopper, Stops};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -32,12 +32,32 @@ pub(crate) struct Setup {
     pub(crate) script: Box<dyn FnMut(&Batch) -> Verdict + Send>,
     /// What the engine's making waits for.
     pub(crate) start: Gate,
+    /// What every forward takes, those that measure the device included.
+    pub(crate) forward: Duration,
+}
+
+/// A device that takes its time.
+struct Slow {
+    engine: Scripted,
+    forward: Duration,
+}
+
+impl Engine for Slow {
+    fn step(&mut self, batch: &Batch) -> Result<Vec<Outcome>> {
+        std::thread::sleep(self.forward);
+        self.engine.step(batch)
+    }
+
+    fn release(&mut self, rows: &[RowId]) {
+        self.engine.release(rows);
+    }
 }
 
 impl Setup {
     /// A model of 1 × 4 × 4 images with three classes and a device that does as it is told.
     pub(crate) fn new() -> Self {
-        Self { model: model("tiny"), settings: vec![], script: Box::new(|_| Verdict::Proceed), start: Gate::default() }
+        let (script, start, forward) = (Box::new(|_: &Batch| Verdict::Proceed), Gate::default(), Duration::ZERO);
+        Self { model: model("tiny"), settings: vec![], script, start, forward }
     }
 
     /// Changes a setting.
@@ -73,12 +93,18 @@ impl Setup {
         self
     }
 
+    /// Makes every forward take this long.
+    pub(crate) fn slow(mut self, forward: Duration) -> Self {
+        self.forward = forward;
+        self
+    }
+
     /// Starts it.
     pub(crate) async fn start(self) -> Server {
         let config = config(self.settings);
         let catalogue = Catalogue::new(Arc::new([self.model]), &ModelRef::default()).unwrap();
         let (engine, record) = Scripted::new(catalogue.models(), self.script);
-        let start = self.start;
+        let (start, engine) = (self.start, Slow { engine, forward: self.forward });
         let make = move || {
             start.pass();
             Ok(Box::new(engine) as Box<dyn Engine>)

@@ -19,6 +19,7 @@ pub(super) struct Answer {
 
 /// Something that a server has made, whole.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "images are the rule and previews the exception")]
 pub enum Arrival {
     /// What an unfinished image would be, finished now.
     Preview(v1::Preview),

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::plan::Plan;
 use crate::api::Client;
+use crate::api::client::Arrival;
 use crate::api::proto::v1;
 use crate::error::{Error, Result};
 use crate::load::{Ending, Outcome};
@@ -138,12 +139,17 @@ async fn receive(client: &mut Client, request: v1::GenerateRequest, due: Due, ma
     let since = || due.instant.elapsed().as_secs_f32();
     let mut generation = client.generate(request).await?;
     let mut last = 0.0;
-    while let Some(image) = generation.next().await? {
-        last = since();
-        made.first_image_s.get_or_insert(last);
-        made.images += 1;
-        made.steps += image.steps;
-        made.full += u32::from(image.steps >= due.steps);
+    while let Some(arrival) = generation.arrival().await? {
+        match arrival {
+            Arrival::Preview(_) => _ = made.first_preview_s.get_or_insert_with(since),
+            Arrival::Image(image) => {
+                last = since();
+                made.first_image_s.get_or_insert(last);
+                made.images += 1;
+                made.steps += image.steps;
+                made.full += u32::from(image.steps >= due.steps);
+            }
+        }
     }
     Ok(last)
 }
