@@ -4,7 +4,7 @@
 //!
 //! `main → cli → app → api → scheduler → engine → {flow ← model} → checkpoint`, and
 //! `train, eval → {flow, model, checkpoint, data}`. Never a cycle, never an arrow upward; everything may use
-//! [`domain`] and [`error`], and the leaves `picture` and `telemetry`. A test reads the `use crate::…` lines and
+//! [`domain`] and [`error`], and the leaves `picture`, `telemetry` and `load`. A test reads the `use crate::…` lines and
 //! enforces this.
 //!
 //! # Invariants

@@ -12,6 +12,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::runtime::{Builder, Runtime};
 
 use super::print;
+use crate::api::proto::v1;
 use crate::checkpoint::atomic::write_file;
 use crate::error::{Error, Result};
 use crate::load::{Mix, Process};
@@ -83,6 +84,9 @@ pub struct Args {
     /// Ask for PNG files, as an application would, instead of bytes.
     #[arg(long)]
     png: bool,
+    /// How urgent the requests are: low, normal or high.
+    #[arg(long, value_name = "PRIORITY", default_value = "normal", value_parser = plan::priority)]
+    priority: v1::Priority,
     /// Seconds of each measurement.
     #[arg(long, value_name = "S", default_value_t = 10.0)]
     seconds: f64,
@@ -118,6 +122,9 @@ pub fn main(args: &Args) -> Result<()> {
     let target = runtime.block_on(Target::connect(&plan))?;
     let measured = measure(&plan, &target, &runtime)?;
     print(&report::markdown(&plan, &measured))?;
+    if let Some(why) = target.failure() {
+        eprintln!("the first request that failed: {why}");
+    }
     if let Some(path) = &args.json {
         write_file(path, report::json(&plan, &measured).as_bytes())?;
     }

@@ -59,6 +59,26 @@ async fn a_closed_loop_has_as_many_requests_open_as_it_has_clients() {
     assert!(most.is_some_and(|most| most <= 3), "{most:?}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failure_is_counted_and_told() {
+    let mut first = true;
+    // The probe before the measurement must pass.
+    let script = move |_: &flowmap::engine::Batch| match std::mem::take(&mut first) {
+        true => Verdict::Proceed,
+        false => Verdict::FailRow(0),
+    };
+    let server = Setup::new().model(model("bench-failing")).script(script).start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("run.json");
+    let output =
+        bench(&server, &["--rate", "40", "--seconds", "0.5", "--mix", "1", "--json", json.to_str().unwrap()]).await;
+    assert!(String::from_utf8_lossy(&output.stderr).contains("the first request that failed: "), "{output:?}");
+    let value: Value = serde_json::from_str(&std::fs::read_to_string(json).unwrap()).unwrap();
+    let result = &value["results"][0];
+    assert!(count(result, "failed") > 0, "{result}");
+    assert_eq!(count(result, "failed") + count(result, "in_time"), count(result, "due"));
+}
+
 #[tokio::test]
 async fn what_makes_no_load_is_explained() {
     let server = Setup::new().model(model("bench-wrong")).start().await;
@@ -69,6 +89,8 @@ async fn what_makes_no_load_is_explained() {
         (&["--concurrency", "0"], "--concurrency"),
         (&["--rate", "1", "--class", "9"], "has 3 classes"),
         (&["--rate", "1", "--mix", "1:0"], "--mix"),
+        (&["--rate", "1", "--priority", "urgent"], "none of: low, normal, high"),
+        (&["--load", "1", "--capacity", "1e6", "--seconds", "1e2", "--mix", "1"], "fewer seconds"),
     ] {
         let output = bench(&server, arguments).await;
         let told = String::from_utf8_lossy(&output.stderr).into_owned();

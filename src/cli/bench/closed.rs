@@ -20,7 +20,8 @@ const STREAM: u64 = 1 << 32;
 
 /// Keeps `clients` requests open for as long as the plan says.
 pub(super) fn run(plan: &Plan, target: &Target, runtime: &Runtime, clients: u32) -> Measured {
-    let outcomes = drive(plan, target, runtime, clients, (plan.warmup_s, plan.seconds));
+    let mut outcomes = drive(plan, target, runtime, clients, (plan.warmup_s, plan.seconds));
+    outcomes.retain(|outcome| outcome.at_s >= 0.0);
     Measured {
         point: Point::Concurrency(clients),
         capacity: None,
@@ -37,16 +38,22 @@ pub(super) fn run(plan: &Plan, target: &Target, runtime: &Runtime, clients: u32)
 pub(super) fn capacity(plan: &Plan, target: &Target, runtime: &Runtime) -> Result<f64> {
     let half = CAPACITY_S / 2.0;
     let outcomes = drive(plan, &target.unhurried(), runtime, CAPACITY_CLIENTS, (half, half));
-    // Requests that were open at either end count for the part of their time that lies between: the first are left out,
-    // and the last are in.
-    let steps: u64 = outcomes.iter().map(|outcome| u64::from(outcome.steps_used)).sum();
-    let until = outcomes.iter().filter_map(|o| Some(o.at_s + f64::from(o.latency_s?))).fold(half, f64::max);
-    match steps {
+    match steps_within(&outcomes, half) {
         0 => Err(Error::Unavailable("the server finished nothing while its capacity was measured".into())),
-        _ => Ok(steps as f64 / until),
+        steps => Ok(steps as f64 / half),
     }
 }
 
+/// Steps of the requests that *ended* in the first `seconds`, whenever they began: those that were open at the end of
+/// the warm-up make up for those that are open at the end, and the time in which clients run out of requests does not
+/// count.
+fn steps_within(outcomes: &[Outcome], seconds: f64) -> u64 {
+    let ended_s = |o: &Outcome| Some(o.at_s + f64::from(o.latency_s?));
+    let within = outcomes.iter().filter(|o| ended_s(o).is_some_and(|at_s| at_s > 0.0 && at_s <= seconds));
+    within.map(|o| u64::from(o.steps_used)).sum()
+}
+
+/// What became of the requests, those of the warm-up before 0.
 fn drive(
     plan: &Plan,
     target: &Target,
@@ -81,6 +88,21 @@ fn drive(
         // Fails only where the task panicked, and then there are no outcomes.
         all.extend(runtime.block_on(client).unwrap_or_default());
     }
-    all.retain(|outcome| outcome.at_s >= 0.0);
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capacity_is_what_ends_in_the_window() {
+        // Two clients whose requests of 5 steps take a second each: 10 steps a second, wherever the window lies.
+        let request = |at_s| Outcome { steps_used: 5, ..Outcome::answered(at_s, 5, 1.0, None) };
+        let outcomes: Vec<_> =
+            (-4..8).flat_map(|n| [request(f64::from(n) + 0.25), request(f64::from(n) + 0.75)]).collect();
+        assert_eq!(steps_within(&outcomes, 4.0), 40);
+        let failed = Outcome::unanswered(1.0, 5, crate::load::Ending::Failed);
+        assert_eq!(steps_within(&[failed], 4.0), 0);
+    }
 }

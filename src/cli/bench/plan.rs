@@ -29,6 +29,7 @@ pub(super) struct Plan {
     pub(super) guidance: Option<f32>,
     pub(super) previews: bool,
     pub(super) encoding: v1::OutputEncoding,
+    pub(super) priority: v1::Priority,
     pub(super) seconds: f64,
     pub(super) warmup_s: f64,
     pub(super) connections: u32,
@@ -108,6 +109,7 @@ impl Plan {
             guidance: args.guidance,
             previews: args.previews,
             encoding: if args.png { v1::OutputEncoding::Png } else { v1::OutputEncoding::Uint8 },
+            priority: args.priority,
             seconds: args.seconds,
             warmup_s: args.warmup_seconds,
             connections: args.connections,
@@ -125,6 +127,16 @@ impl Plan {
     /// Requests a second that `capacity` steps a second are, all steps given.
     pub(super) fn requests_at(&self, capacity: Option<f64>) -> f64 {
         capacity.unwrap_or(0.0) / (self.mix.mean() * f64::from(self.count))
+    }
+}
+
+/// Reads `low`, `normal` or `high`.
+pub(super) fn priority(text: &str) -> Result<v1::Priority, String> {
+    match text {
+        "low" => Ok(v1::Priority::Low),
+        "normal" => Ok(v1::Priority::Normal),
+        "high" => Ok(v1::Priority::High),
+        _ => Err("is none of: low, normal, high".into()),
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) fn markdown(plan: &Plan, all: &[Measured]) -> String {
                 .push(format!("{point}: sent {:.2} ms (p50), {:.2} ms (p99) after they were due.", late.p50, late.p99));
         }
         if !is_whole {
-            lines.push(format!("{point}: some answers never came."));
+            lines.push(format!("{point}: some answers never came; their requests count as failed."));
         }
     }
     lines.join("\n") + "\n"
@@ -87,6 +87,7 @@ pub(super) fn json(plan: &Plan, all: &[Measured]) -> String {
             "min_steps": plan.min_steps,
             "previews": plan.previews,
             "guidance": plan.guidance,
+            "priority": plan.priority.as_str_name(),
             "model": plan.model,
         },
         "arrivals": plan.process.to_string(),

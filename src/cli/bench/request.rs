@@ -1,7 +1,7 @@
 //! One request, and what became of it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use super::plan::Plan;
@@ -21,6 +21,8 @@ pub(super) struct Target {
     min_steps: Option<u32>,
     seed: u64,
     count: Arc<AtomicU64>,
+    /// Why the first request that failed did.
+    failure: Arc<OnceLock<String>>,
 }
 
 /// When a request is due, and for what.
@@ -50,6 +52,7 @@ impl Target {
             count: Some(plan.count),
             guidance: plan.guidance,
             output_encoding: plan.encoding.into(),
+            priority: plan.priority.into(),
             previews: plan.previews.then(v1::Previews::default),
             ..Default::default()
         };
@@ -65,9 +68,11 @@ impl Target {
             min_steps: plan.min_steps,
             seed: plan.seed,
             count: Arc::default(),
+            failure: Arc::default(),
         };
         let steps = plan.mix.parts().iter().map(|part| part.steps).max().unwrap_or(1);
-        let first = v1::GenerateRequest { steps: Some(steps), ..target.template.clone() };
+        let previews = target.template.previews.clone().filter(|_| steps > 1);
+        let first = v1::GenerateRequest { steps: Some(steps), previews, ..target.template.clone() };
         let mut generation = target.connections[0].clone().generate(first).await?;
         while generation.next().await?.is_some() {}
         Ok(target)
@@ -99,7 +104,17 @@ impl Target {
         let mut client = self.connections[place].clone();
         let mut made = Made::default();
         let ended = receive(&mut client, request, due, &mut made).await;
-        made.outcome(due, deadline_ms, ended)
+        let why = ended.as_ref().err().map(ToString::to_string);
+        let outcome = made.outcome(due, deadline_ms, ended);
+        if let Some(why) = why.filter(|_| outcome.ending == Ending::Failed) {
+            self.failure.get_or_init(|| why);
+        }
+        outcome
+    }
+
+    /// Why the first request that failed did.
+    pub(super) fn failure(&self) -> Option<&str> {
+        self.failure.get().map(String::as_str)
     }
 }
 
@@ -146,7 +161,7 @@ async fn receive(client: &mut Client, request: v1::GenerateRequest, due: Due, ma
                 last = since();
                 made.first_image_s.get_or_insert(last);
                 made.images += 1;
-                made.steps += image.steps;
+                made.steps = made.steps.saturating_add(image.steps);
                 made.full += u32::from(image.steps >= due.steps);
             }
         }
@@ -156,4 +171,27 @@ async fn receive(client: &mut Client, request: v1::GenerateRequest, due: Due, ma
 
 fn label(class: u32) -> i32 {
     i32::try_from(class).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn an_end_is_sorted_by_what_the_server_said() {
+        let due = Due { at_s: 1.0, instant: Instant::now(), steps: 4, deadline_ms: None };
+        let ends = |ended| {
+            let made = Made { images: 1, full: 0, steps: 2, ..Made::default() };
+            let outcome = made.outcome(due, Some(200), ended);
+            assert_eq!((outcome.steps_asked, outcome.steps_used, outcome.full_images), (4, 2, 0));
+            outcome.ending
+        };
+        assert_eq!([ends(Ok(0.1)), ends(Ok(0.3))], [Ending::InTime, Ending::Late]);
+        assert_eq!([ends(Err(Error::DeadlineExceeded)), ends(Err(Error::Cancelled))], [Ending::Late, Ending::Failed]);
+        assert_eq!(ends(Err(Error::Unavailable("stopping".into()))), Ending::Failed);
+        let full = Error::Overloaded { retry_after: Duration::ZERO, predicted: None };
+        assert_eq!(ends(Err(full)), Ending::Refused);
+    }
 }
