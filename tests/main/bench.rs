@@ -90,7 +90,7 @@ async fn what_makes_no_load_is_explained() {
         (&["--rate", "1", "--class", "9"], "has 3 classes"),
         (&["--rate", "1", "--mix", "1:0"], "--mix"),
         (&["--rate", "1", "--priority", "urgent"], "none of: low, normal, high"),
-        (&["--load", "1", "--capacity", "1e6", "--seconds", "1e2", "--mix", "1"], "fewer seconds"),
+        (&["--load", "1000", "--capacity", "1e5", "--seconds", "10", "--mix", "1"], "fewer seconds"),
     ] {
         let output = bench(&server, arguments).await;
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
