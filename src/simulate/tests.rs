@@ -66,7 +66,7 @@ fn outcomes(scenario: &Scenario, kind: Kind, arrivals: impl Iterator<Item = Arri
 /// Requests that ask for `steps` at these milliseconds.
 fn at_ms(times: &[u32], steps: u32) -> impl Iterator<Item = Arrival> {
     let arrival = move |ms: u32| Arrival { at_s: f64::from(ms) / 1e3, steps, deadline_ms: None };
-    times.to_vec().into_iter().map(arrival)
+    times.iter().copied().map(arrival)
 }
 
 fn latencies_ms(outcomes: &[Outcome]) -> Vec<f64> {

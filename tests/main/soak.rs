@@ -59,9 +59,9 @@ fn drawn(number: u32, salt: u32, bound: u32) -> u32 {
 async fn stream(client: &mut Client, number: u32) {
     let mut asked = request(1 + drawn(number, 1, 3), 1 + drawn(number, 2, 8));
     asked.min_steps = Some(1);
-    asked.previews = (number % 5 == 0).then(v1::Previews::default);
+    asked.previews = number.is_multiple_of(5).then(v1::Previews::default);
     let open = client.generate(asked);
-    if number % 7 == 0 {
+    if number.is_multiple_of(7) {
         // Left while it is being opened.
         let patience = std::time::Duration::from_micros(u64::from(drawn(number, 3, 300)));
         let _ = tokio::time::timeout(patience, open).await;

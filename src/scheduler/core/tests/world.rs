@@ -142,7 +142,7 @@ impl World {
     fn admit(&mut self, wish: Wish) {
         let deadline = wish.deadline_ms.map(|ms| self.now + Duration::from_millis(ms));
         let seed = self.count.asked;
-        let label = |i: usize| (i % 3 > 0).then_some(0);
+        let label = |i: usize| (!i.is_multiple_of(3)).then_some(0);
         let job = Job {
             tenant: wish.tenant.to_string().into(),
             priority: wish.priority,
