@@ -3,16 +3,16 @@
 //! Measurements are kept as one point (mean rows, mean seconds, weight) per power of two of `n`, and the line is the
 //! least-squares fit of the relative errors through these points. Three properties follow:
 //!
-//! - **robust**: a measurement counts for at most [`CLIP`] times, at least 1/[`CLIP`] of what its point expects, so
+//! - **robust**: a measurement counts for at most `CLIP` times, at least 1/`CLIP` of what its point expects, so
 //!   one forward disturbed by the operating system moves the line by little, while a lasting change by any factor is
 //!   followed within a few dozen forwards;
-//! - **forgetting**: within a point by an exponential mean of [`POINT_MEMORY`] forwards, between points by weights that
-//!   decay over [`LINE_MEMORY`] forwards;
-//! - **determined**: weights never fall below [`LEAST_WEIGHT`], so the sizes seen in calibration keep the slope
+//! - **forgetting**: within a point by an exponential mean of `POINT_MEMORY` forwards, between points by weights that
+//!   decay over `LINE_MEMORY` forwards;
+//! - **determined**: weights never fall below `LEAST_WEIGHT`, so the sizes seen in calibration keep the slope
 //!   known even when all traffic has the same size, where a plain recursive fit would drift apart.
 //!
 //! Promises are made from a line that few forwards exceed: the fitted one, times a quantile of how far the last
-//! [`RESIDUALS`] forwards were from it.
+//! `RESIDUALS` forwards were from it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
