@@ -18,7 +18,7 @@ pub enum Ending {
     NotSent,
 }
 
-/// One request and what became of it: 48 bytes, so that millions fit into memory.
+/// One request and what became of it: small, so that millions fit into memory.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Outcome {
     /// When it was due, in seconds since the measurement began.
