@@ -298,6 +298,18 @@ fn a_finished_image_is_continued_from_its_last_state_or_from_scratch() {
 }
 
 #[test]
+fn another_sampler_does_not_go_on_from_what_jumps_have_reached() {
+    let (mut core, now) = (timed(&Limits { kept_bytes: 1 << 20, ..limits(8) }, 1), Instant::now());
+    admit(&mut core, job(0, 1, 2), now);
+    run(&mut core, now);
+    let source = Source { walked: Some([0.0, 0.5].into()), ..Source::noise(0, 0, None) };
+    admit(&mut core, Job { sources: vec![source], sampler: Sampler::Heun, ..job(0, 1, 4) }, now);
+    let first = core.next_forward(DEVICE, now).unwrap();
+    assert!(matches!(first.batch.rows[0].start, Some(crate::engine::Start::Noise { .. })), "{first:?}");
+    assert_eq!(first.batch.rows[0].evaluation.s, 0.0);
+}
+
+#[test]
 fn a_curfew_ends_early_what_may_end_early() {
     let (mut core, now) = (timed(&limits(8), 1), Instant::now());
     let free = admit(&mut core, Job { min_steps: 1, ..job(0, 1, 200) }, now);
