@@ -61,6 +61,14 @@ const CONFINED: &[(&str, &[&str])] = &[
 ];
 
 #[test]
+fn the_documentation_lists_every_metric() {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/OPERATIONS.md")).unwrap();
+    let is_missing = |name: &&str| !text.contains(&format!("`{name}`"));
+    let missing: Vec<&str> = flowmap::telemetry::metrics::TABLE.iter().map(|m| m.name).filter(is_missing).collect();
+    assert!(missing.is_empty(), "docs/OPERATIONS.md does not list {missing:?}");
+}
+
+#[test]
 fn rooms_use_each_other_only_along_the_arrows() {
     let mut broken = Vec::new();
     for file in sources("src") {
