@@ -8,7 +8,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flowmap::domain::{Guidance, Job, ModelId, ModelInfo, ModelKey, Priority, Sampler, Source, TimeGrid, TimePairs};
+use flowmap::checkpoint::Repository;
+use flowmap::domain::{Job, ModelKey, ModelRef, Priority, Sampler, Source, TimeGrid};
 use flowmap::engine::{Outcome, Purpose};
 use flowmap::load::Process;
 use flowmap::scheduler::cost::{Cost, Line};
@@ -59,7 +60,11 @@ fn limits() -> Limits {
 
 /// Total time of [`TURNS`] admissions, choices and completions beside `queued` jobs with a minute to spare.
 fn decisions(queued: usize) -> flowmap::error::Result<[Duration; 3]> {
-    let (mut core, now) = (Core::new(&[model()], &limits()), Instant::now());
+    let repository = Repository::embedded();
+    let name = ModelRef { name: Some("fashion-mnist".into()), version: None };
+    let id = repository.resolve(&name, None)?;
+    let model = repository.load(&id)?.manifest.info(id);
+    let (mut core, now) = (Core::new(&[model], &limits()), Instant::now());
     let device: DeviceId = core.add_device(vec![Cost::known(COST)]);
     for _ in 0..queued {
         core.admit(job(now + Duration::from_secs(60)), now)?;
@@ -127,22 +132,5 @@ fn job(deadline: Instant) -> Job {
         initial: None,
         deadline: Some(deadline),
         previews: None,
-    }
-}
-
-fn model() -> ModelInfo {
-    ModelInfo {
-        id: ModelId { name: "bench".into(), version: 1 },
-        description: String::new(),
-        architecture: String::new(),
-        parameters: 0,
-        shape: vec![1],
-        value_range: [-1.0, 1.0],
-        noise_scale: 1.0,
-        classes: Vec::new(),
-        guidance: Guidance::None,
-        time_pairs: TimePairs::Triangle,
-        objective: String::new(),
-        content_hash: String::new(),
     }
 }

@@ -35,6 +35,7 @@ mod slot;
 mod tags;
 #[cfg(test)]
 pub(crate) mod testing;
+mod time;
 
 /// What threads meet with; the module `checked` has a checker's in their place.
 mod sync {

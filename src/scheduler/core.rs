@@ -18,12 +18,10 @@ use super::kept::Kept;
 use super::limits::Limits;
 use super::progress::{Admission, JobId, Progress};
 use super::queue::{Load, Queue};
+use super::time::{self, NEVER};
 use crate::domain::{Accepted, Job, JobEvent, ModelInfo, ModelKey};
 use crate::engine::{Batch, RowId};
 use crate::error::{Error, Result};
-
-/// A year: never, and safe to add to any instant.
-const NEVER: Duration = Duration::from_secs(365 * 86_400);
 
 /// A device of a scheduler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -47,8 +45,6 @@ pub struct Forward {
     pub batch: Batch,
     /// Rows on the device: an image under two-call guidance counts as two.
     pub rows: usize,
-    /// Rows among these that are previews.
-    pub previews: usize,
     /// Distinct numbers of evaluations per image among the jobs that share the forward.
     pub distinct_plans: usize,
     /// How long each image that begins now has waited.
@@ -247,7 +243,7 @@ impl Core {
             images += load.waiting + load.running;
         }
         let devices = self.present().count().max(1);
-        Duration::try_from_secs_f64(seconds / devices as f64 / images.max(1) as f64).unwrap_or(Duration::MAX)
+        time::seconds(seconds / devices as f64 / images.max(1) as f64)
     }
 
     fn present(&self) -> impl Iterator<Item = &Device> {
@@ -290,7 +286,7 @@ impl Core {
         let takes_turns = |other: &usize| *other == model || !self.models[*other].queue.is_empty();
         let turns = (0..self.models.len()).filter(takes_turns);
         let seconds: f64 = turns.map(|m| device.costs[m].promised(self.budget(device, m))).sum();
-        Duration::try_from_secs_f64(seconds).unwrap_or(NEVER)
+        time::seconds(seconds)
     }
 
     /// Device rows that one forward of a model may have.

@@ -4,7 +4,9 @@
 //! evaluations without which those cannot end, since all others give way. The forecast is a pure function of that work
 //! and of what forwards cost.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
+
+use super::time;
 
 /// What the devices of a queue can do.
 #[derive(Debug, Clone, Copy)]
@@ -52,9 +54,7 @@ impl Forecast {
     }
 
     fn after(&self, seconds: f64) -> Instant {
-        // A year is never, and safe to add.
-        let bounded = seconds.clamp(0.0, 365.0 * 86_400.0);
-        self.free + Duration::try_from_secs_f64(bounded).unwrap_or_default()
+        self.free + time::seconds(seconds)
     }
 }
 

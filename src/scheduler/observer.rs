@@ -10,6 +10,7 @@ use ::metrics::{Counter, Gauge, Histogram};
 use super::core::{Core, DeviceId, Event, Forward};
 use super::cost::Cost;
 use crate::domain::{JobEvent, ModelInfo, StepsReason};
+use crate::engine::Purpose;
 use crate::error::Error;
 use crate::telemetry::metrics;
 
@@ -65,7 +66,8 @@ impl Observer {
         model.batch_rows.record(forward.rows as f64);
         model.batch_distinct_plans.record(forward.distinct_plans as f64);
         model.step_duration.record(elapsed);
-        model.evaluations.increment(forward.batch.rows.len() as u64);
+        let moved = forward.batch.rows.iter().filter(|step| step.purpose != Purpose::Preview);
+        model.evaluations.increment(moved.count() as u64);
         forward.queued.iter().for_each(|&waited| model.queue_duration.record(waited));
     }
 

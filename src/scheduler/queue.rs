@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 use super::DeviceId;
 use super::progress::{Admission, Cursor, JobId, Progress};
 use super::tags::VirtualTime;
+use super::time::times;
 use crate::domain::Job;
 
 /// Device rows that a tenant gets in its turn: the widest image.
@@ -310,11 +311,4 @@ fn candidate(job: &Progress, id: JobId, mut cursor: Cursor, device: DeviceId) ->
 
 fn signed(rows: usize) -> i64 {
     i64::try_from(rows).unwrap_or(i64::MAX)
-}
-
-/// `duration` times `count`, and never an overflow.
-fn times(duration: Duration, count: u64) -> Duration {
-    // A year is never: adding it to an instant is safe, where adding the longest duration is not.
-    const NEVER: Duration = Duration::from_secs(365 * 86_400);
-    duration.checked_mul(u32::try_from(count).unwrap_or(u32::MAX)).map_or(NEVER, |product| product.min(NEVER))
 }

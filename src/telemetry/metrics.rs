@@ -152,7 +152,7 @@ pub static KEPT_BYTES: Metric = Metric::gauge_of(
 pub static EVALUATIONS: Metric = Metric::counter_of(
     "flowmap_evaluations_total",
     Unit::Count,
-    "Network evaluations of single images (a guided evaluation counts once).",
+    "Network evaluations of single images (a guided evaluation counts once), previews not counted.",
     &[MODEL],
 );
 /// The measured cost of a step.

@@ -7,6 +7,7 @@ use candle_core::Device;
 use flowmap::checkpoint::{Checkpoint, Repository as Models};
 use flowmap::domain::{Evaluation, ModelInfo, ModelKey, ModelRef, Rule};
 use flowmap::engine::{Batch, DeviceEngine, Engine, Loaded, Outcome, Purpose, RowId, RowStep, Start};
+use flowmap::load::Random;
 use flowmap::model;
 
 use crate::real;
@@ -16,28 +17,17 @@ const ROWS: u64 = 48;
 /// Most rows of a batch.
 const MOST_ROWS: u64 = 24;
 
-/// A small generator: xorshift (Marsaglia 2003).
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % bound
-    }
-}
-
 /// A row that begins and ends in one forward, at some pair of times, of some class, with and without guidance.
 fn row(number: u64, info: &ModelInfo) -> RowStep {
-    let mut dice = Dice((number + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    let mut random = Random::new(1, number);
+    let mut below = |bound| random.next_u64() % bound;
     let classes = info.classes.len() as u64;
-    let label = dice.below(classes + 1);
-    let (s, t) = (dice.below(8) as f64 / 8.0, 1.0);
-    let guided = classes > 0 && dice.below(3) == 0;
+    let label = below(classes + 1);
+    let (s, t) = (below(8) as f64 / 8.0, 1.0);
+    let guided = classes > 0 && below(3) == 0;
     RowStep {
         row: RowId(number),
-        start: Some(Start::Noise { seed: dice.below(1000), index: dice.below(10) as u32 }),
+        start: Some(Start::Noise { seed: below(1000), index: below(10) as u32 }),
         evaluation: Evaluation { s, t, rule: Rule::Jump },
         label: (label < classes).then_some(label as u32),
         guidance: if guided { 2.0 } else { 1.0 },
@@ -68,10 +58,11 @@ fn check(checkpoint: &Checkpoint, info: &ModelInfo, compositions: usize) {
     let alone: Vec<_> = rows.iter().map(|row| step(&mut engines[0], vec![row.clone()]).remove(0)).collect();
     let differing = alone.iter().collect::<std::collections::HashSet<_>>().len();
     assert!(differing > ROWS as usize / 2, "{differing}");
-    let mut dice = Dice(7);
+    let mut random = Random::new(2, 0);
+    let mut below = |bound| random.next_u64() % bound;
     for composition in 0..compositions {
-        let count = 1 + dice.below(MOST_ROWS);
-        let chosen: Vec<usize> = (0..count).map(|_| dice.below(ROWS) as usize).collect();
+        let count = 1 + below(MOST_ROWS);
+        let chosen: Vec<usize> = (0..count).map(|_| below(ROWS) as usize).collect();
         let place = |(place, &number): (usize, &usize)| {
             // Some rows are only looked at; all have ids of their own.
             let purpose = if place % 5 == 4 { Purpose::Preview } else { rows[number].purpose };

@@ -9,7 +9,7 @@ use flowmap::domain::ModelInfo;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
-use crate::support::{Gate, Setup, all, model, next, open, request, until, within};
+use crate::support::{Gate, Setup, all, failure, model, next, open, request, until, within};
 
 fn fields(status: &Status) -> Vec<String> {
     let violations = status.get_details_bad_request().map(|bad| bad.field_violations).unwrap_or_default();
@@ -121,13 +121,7 @@ async fn a_client_that_never_reads_keeps_nothing_beyond_its_deadline() {
         "its place is taken"
     );
     until(async || all(&mut client, request(1, 1)).await.is_ok()).await;
-    let failure = loop {
-        match next(&mut unread).await {
-            Ok(Event::Summary(_)) => panic!("the summary was kept"),
-            Ok(_) => (),
-            Err(status) => break status,
-        }
-    };
+    let failure = failure(&mut unread).await;
     assert_eq!(failure.code(), Code::DeadlineExceeded);
 }
 

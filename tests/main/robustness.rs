@@ -1,7 +1,6 @@
 //! Input that no honest client sends.
 
 use flowmap::api::proto::v1;
-use flowmap::api::proto::v1::generate_response::Event;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use prost::Message;
@@ -13,7 +12,7 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
-use crate::support::{Client, Setup, all, model, next, open, request, until, within};
+use crate::support::{Client, Setup, all, failure, model, open, request, until, within};
 
 /// Sends bytes as they are and ignores what comes back.
 #[derive(Clone, Copy)]
@@ -160,13 +159,7 @@ async fn a_reader_that_has_stalled_is_cut_off_and_keeps_nothing() {
         let mut reader = Client::new(server.narrow_channel().await);
         let mut unread = open(&mut reader, asked).await.unwrap();
         until(async || all(&mut client, request(1, 1)).await.is_ok()).await;
-        let failure = loop {
-            match next(&mut unread).await {
-                Ok(Event::Summary(_)) => panic!("the summary was kept"),
-                Ok(_) => (),
-                Err(status) => break status,
-            }
-        };
+        let failure = failure(&mut unread).await;
         assert_eq!((failure.code(), failure.message()), (Code::ResourceExhausted, "the client does not read"));
     }
 }

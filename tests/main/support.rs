@@ -267,6 +267,17 @@ pub(crate) async fn next(stream: &mut Streaming<v1::GenerateResponse>) -> Result
     message.map(|message| message.event.expect("an event"))
 }
 
+/// How a stream fails that nobody has read until now; everything but its end may come before.
+pub(crate) async fn failure(unread: &mut Streaming<v1::GenerateResponse>) -> Status {
+    loop {
+        match next(unread).await {
+            Ok(Event::Summary(_)) => panic!("the summary was kept"),
+            Ok(_) => (),
+            Err(status) => return status,
+        }
+    }
+}
+
 /// Every event of a request, or how it failed.
 pub(crate) async fn all(client: &mut Client, request: v1::GenerateRequest) -> Result<Vec<Event>, Status> {
     let mut stream = open(client, request).await?;

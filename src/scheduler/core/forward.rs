@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Core, DeviceId, Forward, JobId, NEVER, Running};
+use super::{Core, DeviceId, Forward, JobId, Running};
 use crate::domain::{ModelKey, StepsReason};
 use crate::engine::{Batch, RowId, RowStep};
 use crate::scheduler::image::Outlook;
 use crate::scheduler::queue::{Choice, Room};
+use crate::scheduler::time::{seconds, times};
 
 /// What all rows of a forward are decided by.
 struct Circumstances {
@@ -78,18 +79,17 @@ impl Core {
         plans.sort_unstable();
         plans.dedup();
         let previews = self.previews(model, choice, &rows, &steps, at);
-        let preview_rows: usize = previews.iter().map(|(_, _, width)| width).sum();
+        let device_rows = choice.rows + previews.iter().map(|(_, _, width)| width).sum::<usize>();
         for (id, step, _) in previews {
             rows.push((id, step.row));
             steps.push(step);
         }
-        let device_rows = choice.rows + preview_rows;
         let expected = seconds(self.devices[at.device.0].costs[model].expected(device_rows));
         let running = Running { model, device_rows, rows, shares, until: at.now + expected };
         self.devices[at.device.0].running = Some(running);
         let batch = Batch { model: ModelKey(model), rows: steps };
         let distinct_plans = plans.len();
-        Forward { batch, rows: device_rows, previews: preview_rows, distinct_plans, queued, expected }
+        Forward { batch, rows: device_rows, distinct_plans, queued, expected }
     }
 
     /// The next evaluation of an image, which begins if it has not yet.
@@ -125,8 +125,7 @@ impl Core {
         }
         let longer = seconds(device.costs[model].promised(choice.rows + room));
         let is_late = |(_, job): (JobId, &super::Progress)| {
-            let rest = longer * u32::try_from(job.forwards(full as u64)).unwrap_or(u32::MAX);
-            job.can_jump() && at.now + rest.min(NEVER) > job.target()
+            job.can_jump() && at.now + times(longer, job.forwards(full as u64)) > job.target()
         };
         if queue.by_target().any(is_late) {
             return Vec::new();
@@ -148,8 +147,4 @@ impl Core {
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a float saturates, and both are bounded")]
 fn previews_beside(rows: usize, share: f64) -> usize {
     if share <= 0.0 { 0 } else { ((rows as f64 * share) as usize).max(1) }
-}
-
-fn seconds(seconds: f64) -> Duration {
-    Duration::try_from_secs_f64(seconds).unwrap_or(NEVER).min(NEVER)
 }

@@ -247,7 +247,7 @@ fn previews_come_from_the_first_forward_on_and_only_from_spare_room() {
     let previews = Some(Vec::new().into());
     admit(&mut core, Job { previews, ..job(0, 1, 4) }, now);
     let (first, events) = forward(&mut core, now).unwrap();
-    assert_eq!((shown(&first), first.rows, first.previews), (vec![Evaluation::finish(0.0)], 2, 1));
+    assert_eq!((shown(&first), first.rows), (vec![Evaluation::finish(0.0)], 2));
     assert!(matches!(&events[..], [Event { event: JobEvent::Preview(preview), .. }] if preview.evaluations == 1));
     // Seven more images leave room for one row, and then an eighth waits.
     admit(&mut core, job(0, 6, 2), now);

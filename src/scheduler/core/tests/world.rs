@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::domain::{Evaluation, Priority, Source, StepsReason};
 use crate::engine::{RowStep, Start};
+use crate::load::Random;
 use crate::scheduler::{BrownOutLimits, Headroom};
 
 /// One thing that happens to a core.
@@ -332,15 +333,12 @@ proptest! {
     }
 }
 
-/// A generator of happenings that costs nothing: xorshift (Marsaglia 2003).
-struct Dice(u64);
+/// Draws happenings.
+struct Dice(Random);
 
 impl Dice {
     fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % bound
+        self.0.next_u64() % bound
     }
 
     fn happening(&mut self) -> Happening {
@@ -387,7 +385,7 @@ fn a_million_requests_end_once_each() {
     const THREADS: u64 = 2;
     const WORLD: u64 = 2000;
     let soak = |thread: u64| {
-        let (mut dice, mut total) = (Dice(0x9E37_79B9_7F4A_7C15 ^ (thread << 32)), Count::default());
+        let (mut dice, mut total) = (Dice(Random::new(1, thread)), Count::default());
         while total.asked < REQUESTS / THREADS {
             let mut world = World::new(8 + dice.below(57) as usize, 1 + dice.below(2) as usize);
             while world.count.asked < WORLD {
