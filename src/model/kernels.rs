@@ -13,8 +13,11 @@ mod composed;
 mod gemm;
 mod layer_norm;
 mod linear;
+mod loops;
+mod matrix;
 mod modulate;
 mod op;
+mod packed;
 mod silu;
 mod simd;
 
