@@ -7,19 +7,23 @@
 //! Kernels run on the calling thread only, and a row (an image) of the result depends on that row (image) alone: the
 //! same bits in every batch and on every thread.
 
+pub(super) mod attend;
 mod attention;
 mod attention_tangent;
 mod composed;
+pub(super) mod epilogue;
 mod gemm;
 mod layer_norm;
 mod linear;
 mod loops;
-mod matrix;
+pub(super) mod matrix;
 mod modulate;
 mod op;
-mod packed;
+pub(super) mod packed;
+pub(super) mod rows;
 mod silu;
 mod simd;
+pub mod team;
 
 use crate::flow::dual::Dual;
 use attention::Attention;

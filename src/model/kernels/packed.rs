@@ -12,9 +12,6 @@ use std::ops::Range;
 use super::matrix::{Mat, MatMut};
 use super::simd::{LANES, Lanes, Simd, Task, dispatch, load_partial, store_partial};
 
-/// Rows of a tile at most: on AVX2 six rows of sixteen columns and their operands fill the sixteen registers.
-const TILE_ROWS: usize = 6;
-
 /// Panels of up to this many bytes stay in the first-level cache while the rows go by; of longer ones the rows stay.
 const PANEL_BYTES: usize = 20 << 10;
 
@@ -25,7 +22,7 @@ struct Line(Lanes);
 
 /// A matrix `(K, N)` in panels of sixteen columns, the last one filled up with zeros.
 #[derive(Debug, Clone)]
-pub(super) struct Packed {
+pub(in crate::model) struct Packed {
     /// Panel after panel, each `K` lines.
     lines: Vec<Line>,
     inner: usize,
@@ -34,7 +31,7 @@ pub(super) struct Packed {
 
 impl Packed {
     /// Packs `w (K, N)`.
-    pub(super) fn new(w: Mat<'_>) -> Self {
+    pub(in crate::model) fn new(w: Mat<'_>) -> Self {
         let mut packed = Self { lines: Vec::new(), inner: 0, outer: 0 };
         packed.pack(w);
         packed
@@ -54,24 +51,52 @@ impl Packed {
         }
     }
 
-    /// `K`.
-    pub(super) fn inner(&self) -> usize {
-        self.inner
-    }
-
     /// `N`.
-    pub(super) fn outer(&self) -> usize {
+    pub(in crate::model) fn outer(&self) -> usize {
         self.outer
     }
 
-    /// Bytes of one panel.
-    fn panel_bytes(&self) -> usize {
-        self.inner * size_of::<Line>()
+    /// The panels.
+    #[inline(always)]
+    pub(in crate::model) fn panels(&self) -> Panels<'_> {
+        // SAFETY: a `Line` is sixteen `f32` without padding, and the slice covers the vector's lines.
+        let data = unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.lines.len() * LANES) };
+        Panels::new(data, [self.inner, self.outer], [LANES, self.inner * LANES])
+    }
+}
+
+/// A view of a matrix `(K, N)` in panels of sixteen columns.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::model) struct Panels<'a> {
+    data: &'a [f32],
+    inner: usize,
+    outer: usize,
+    /// Distance of a panel's lines.
+    line: usize,
+    /// Distance of the panels.
+    panel: usize,
+}
+
+impl<'a> Panels<'a> {
+    /// A view of `data` as `inner` lines of `outer` columns; `line` and `panel` are the distances of a panel's lines
+    /// and of the panels. Panics where a line would end beyond `data`.
+    #[inline(always)]
+    pub(super) fn new(data: &'a [f32], [inner, outer]: [usize; 2], [line, panel]: [usize; 2]) -> Self {
+        let last = outer.div_ceil(LANES).saturating_sub(1) * panel + inner.saturating_sub(1) * line;
+        assert!(inner * outer == 0 || last + LANES <= data.len(), "panels of {inner} x {outer} end beyond their data");
+        Self { data, inner, outer, line, panel }
+    }
+
+    /// Where a panel begins.
+    #[inline(always)]
+    fn panel_ptr(self, panel: usize) -> *const f32 {
+        assert!(panel < self.outer.div_ceil(LANES), "no panel {panel}");
+        self.data.as_ptr().wrapping_add(panel * self.panel)
     }
 }
 
 /// What becomes of the sums of a product before they are written.
-pub(super) trait Epilogue: Copy {
+pub(in crate::model) trait Epilogue: Copy {
     /// The values of up to sixteen columns from `column` on of `row`, from their sums `x W + b` and from what is in
     /// their place now.
     fn finish<S: Simd>(self, simd: S, sum: S::V, place: Place<'_>) -> S::V;
@@ -79,7 +104,7 @@ pub(super) trait Epilogue: Copy {
 
 /// A place of up to sixteen columns in a result.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place<'a> {
+pub(in crate::model) struct Place<'a> {
     /// Its row.
     pub(super) row: usize,
     /// Its first column.
@@ -90,7 +115,7 @@ pub(super) struct Place<'a> {
 
 /// Writes the sums as they are.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Store;
+pub(in crate::model) struct Store;
 
 impl Epilogue for Store {
     #[inline(always)]
@@ -100,24 +125,24 @@ impl Epilogue for Store {
 }
 
 /// `out = epilogue(x W + b)`.
-pub(super) struct Product<'a, E> {
+pub(in crate::model) struct Product<'a, E> {
     /// `x (M, K)`.
-    pub(super) x: Mat<'a>,
+    pub(in crate::model) x: Mat<'a>,
     /// `W (K, N)`.
-    pub(super) weights: &'a Packed,
+    pub(in crate::model) weights: Panels<'a>,
     /// `b (N)`; zeros if absent.
-    pub(super) bias: Option<&'a [f32]>,
+    pub(in crate::model) bias: Option<&'a [f32]>,
     /// `(M, N)`.
-    pub(super) out: MatMut<'a>,
+    pub(in crate::model) out: MatMut<'a>,
     /// What becomes of the sums.
-    pub(super) epilogue: E,
+    pub(in crate::model) epilogue: E,
 }
 
 impl<E: Epilogue> Product<'_, E> {
     /// Computes it on this thread.
     ///
     /// Panics where the shapes do not go together.
-    pub(super) fn run(self) {
+    pub(in crate::model) fn run(self) {
         assert_eq!(self.x.cols, self.weights.inner, "inner dimensions differ");
         assert_eq!((self.out.rows, self.out.cols), (self.x.rows, self.weights.outer), "the result has another shape");
         assert!(self.bias.is_none_or(|bias| bias.len() == self.weights.outer), "a bias of another length");
@@ -130,21 +155,21 @@ impl<E: Epilogue> Task for Product<'_, E> {
 
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
-        let tiles = Tiles::new(self.x.rows);
+        let tiles = Tiles::new(self.x.rows, S::TILE_ROWS);
         let panels = self.weights.outer.div_ceil(LANES);
-        let width = panels_of_tile(S::ACCUMULATORS, tiles.longest());
+        let width = panels_of_tile(tiles.longest());
         let blocks = panels.div_ceil(width);
         // What is taken again and again stays in the first-level cache: a panel for all tiles, or a tile for all panels.
-        if self.weights.panel_bytes() * width <= PANEL_BYTES {
+        if self.weights.inner * width * size_of::<Line>() <= PANEL_BYTES {
             for block in 0..blocks {
                 for tile in 0..tiles.count {
-                    self.tile(simd, tiles.rows(tile), block * width..panels.min((block + 1) * width));
+                    self.tile(simd, tiles.rows(tile), block * width);
                 }
             }
         } else {
             for tile in 0..tiles.count {
                 for block in 0..blocks {
-                    self.tile(simd, tiles.rows(tile), block * width..panels.min((block + 1) * width));
+                    self.tile(simd, tiles.rows(tile), block * width);
                 }
             }
         }
@@ -161,8 +186,8 @@ struct Tiles {
 
 impl Tiles {
     #[inline(always)]
-    fn new(rows: usize) -> Self {
-        Self { rows, count: rows.div_ceil(TILE_ROWS) }
+    fn new(rows: usize, most: usize) -> Self {
+        Self { rows, count: rows.div_ceil(most) }
     }
 
     #[inline(always)]
@@ -180,61 +205,73 @@ impl Tiles {
 
 /// How many panels a tile of `rows` rows spans: few rows need several for their chains to hide each other's latency.
 #[inline(always)]
-fn panels_of_tile(accumulators: usize, rows: usize) -> usize {
-    [8, 6, 4, 3, 2].into_iter().find(|panels| panels * rows <= accumulators).unwrap_or(1)
+fn panels_of_tile(rows: usize) -> usize {
+    match rows {
+        1 => 6,
+        2 => 3,
+        3 => 2,
+        _ => 1,
+    }
 }
 
 impl<E: Epilogue> Product<'_, E> {
-    /// `rows`, up to six, of `panels`, up to eight.
+    /// `rows` of as many panels from `panel` on as [`panels_of_tile`] says and as there are.
     #[inline(always)]
-    fn tile<S: Simd>(&mut self, simd: S, rows: Range<usize>, panels: Range<usize>) {
-        /// The loops compiled for a number of rows and of panels.
-        macro_rules! compiled {
-            ($($rows:literal x [$($panels:literal)+])+) => {
-                match (rows.len(), panels.len()) {
-                    $($(($rows, $panels) if $panels == 1 || $rows * $panels <= S::ACCUMULATORS => {
-                        self.sized::<S, $rows, $panels>(simd, rows.start, panels.start);
-                        return;
-                    })+)+
-                    _ => (),
-                }
-            };
+    fn tile<S: Simd>(&mut self, simd: S, rows: Range<usize>, panel: usize) {
+        let row = rows.start;
+        match rows.len() {
+            1 => return self.sized::<S, 1, 6>(simd, row, panel),
+            2 => return self.sized::<S, 2, 3>(simd, row, panel),
+            3 => return self.sized::<S, 3, 2>(simd, row, panel),
+            4 => return self.sized::<S, 4, 1>(simd, row, panel),
+            5 => return self.sized::<S, 5, 1>(simd, row, panel),
+            6 => return self.sized::<S, 6, 1>(simd, row, panel),
+            _ => (),
         }
-        compiled!(1 x [1 2 3 4 6 8] 2 x [1 2 3 4 6 8] 3 x [1 2 3 4 6 8] 4 x [1 2 3 4 6] 5 x [1 2 3 4] 6 x [1 2 3 4]);
-        for panel in panels {
+        if const { S::TILE_ROWS > 6 } {
             match rows.len() {
-                1 => self.sized::<S, 1, 1>(simd, rows.start, panel),
-                2 => self.sized::<S, 2, 1>(simd, rows.start, panel),
-                3 => self.sized::<S, 3, 1>(simd, rows.start, panel),
-                4 => self.sized::<S, 4, 1>(simd, rows.start, panel),
-                5 => self.sized::<S, 5, 1>(simd, rows.start, panel),
-                _ => self.sized::<S, TILE_ROWS, 1>(simd, rows.start, panel),
+                7 => self.sized::<S, 7, 1>(simd, row, panel),
+                8 => self.sized::<S, 8, 1>(simd, row, panel),
+                9 => self.sized::<S, 9, 1>(simd, row, panel),
+                10 => self.sized::<S, 10, 1>(simd, row, panel),
+                11 => self.sized::<S, 11, 1>(simd, row, panel),
+                _ => self.sized::<S, 12, 1>(simd, row, panel),
             }
         }
     }
 
-    /// `R` rows from `row` on of `P` panels from `panel` on.
+    /// `R` rows from `row` on of `P` panels from `panel` on; panels that are not there are not written.
     #[inline(always)]
     fn sized<S: Simd, const R: usize, const P: usize>(&mut self, simd: S, row: usize, panel: usize) {
         let inner = self.weights.inner;
-        let mut bias = [simd.splat(0.0); P];
+        let last = self.weights.outer.div_ceil(LANES) - 1;
+        let mut sums = [[simd.splat(0.0); P]; R];
         let mut w = [std::ptr::null(); P];
         for p in 0..P {
-            w[p] = self.weights.lines[(panel + p) * inner..][..inner].as_ptr();
-            if let Some(all) = self.bias {
-                bias[p] = load_partial(simd, &all[(panel + p) * LANES..], 0.0);
+            let panel = last.min(panel + p);
+            w[p] = self.weights.panel_ptr(panel);
+            if let Some(bias) = self.bias {
+                let bias = load_partial(simd, &bias[panel * LANES..], 0.0);
+                for sums in &mut sums {
+                    sums[p] = bias;
+                }
             }
         }
         let mut x = [std::ptr::null(); R];
         for r in 0..R {
             x[r] = self.x.row_ptr(row + r);
         }
-        // SAFETY: `x` points to rows of a `Mat` of `inner` columns, `w` to panels of `inner` lines.
-        let sums = unsafe { chains(simd, x, self.x.col_stride, w, inner, [bias; R]) };
+        let strides = [self.x.col_stride, self.weights.line];
+        // SAFETY: `x` points to rows of a `Mat` of `inner` columns, `w` to panels of `inner` lines; both were asserted
+        // to lie in their slices when they were made.
+        let sums = unsafe { chains(simd, x, w, strides, inner, sums) };
         for r in 0..R {
             let out = self.out.row_mut(row + r);
             for p in 0..P {
                 let column = (panel + p) * LANES;
+                if P > 1 && column >= out.len() {
+                    break;
+                }
                 let end = out.len().min(column + LANES);
                 let now = &mut out[column..end];
                 let value = self.epilogue.finish(simd, sums[r][p], Place { row: row + r, column, now });
@@ -244,30 +281,31 @@ impl<E: Epilogue> Product<'_, E> {
     }
 }
 
-/// `sums + x w` for `R` rows of `x`, whose elements lie `stride` apart, and `P` panels, over `inner` terms.
+/// `sums + x w` for `R` rows of `x` and `P` panels over `inner` terms; neighbours in a row of `x`, and lines of a panel,
+/// lie `strides` apart.
 ///
 /// # Safety
-/// `x[r] + k stride` for `k < inner` must be readable, and so must be `inner` lines from each of `w`.
+/// `inner` elements from each of `x` and `inner` lines of sixteen from each of `w` must be readable at these strides.
 #[inline(always)]
 unsafe fn chains<S: Simd, const R: usize, const P: usize>(
     simd: S,
     x: [*const f32; R],
-    stride: usize,
-    w: [*const Line; P],
+    w: [*const f32; P],
+    [step, line]: [usize; 2],
     inner: usize,
     mut sums: [[S::V; P]; R],
 ) -> [[S::V; P]; R] {
     for k in 0..inner {
-        let mut line = [simd.splat(0.0); P];
+        let mut columns = [simd.splat(0.0); P];
         for p in 0..P {
             // SAFETY: `k < inner`.
-            line[p] = simd.load(unsafe { &(*w[p].add(k)).0 });
+            columns[p] = simd.load(unsafe { &*w[p].add(k * line).cast::<Lanes>() });
         }
         for r in 0..R {
             // SAFETY: `k < inner`.
-            let x = simd.splat(unsafe { *x[r].add(k * stride) });
+            let x = simd.splat(unsafe { *x[r].add(k * step) });
             for p in 0..P {
-                sums[r][p] = simd.mul_add(x, line[p], sums[r][p]);
+                sums[r][p] = simd.mul_add(x, columns[p], sums[r][p]);
             }
         }
     }

@@ -40,7 +40,7 @@ impl Avx2 {
 
 impl Simd for Avx2 {
     type V = [__m256; 2];
-    const ACCUMULATORS: usize = 6;
+    const TILE_ROWS: usize = 6;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::V {

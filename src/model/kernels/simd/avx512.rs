@@ -41,7 +41,7 @@ impl Avx512 {
 
 impl Simd for Avx512 {
     type V = __m512;
-    const ACCUMULATORS: usize = 24;
+    const TILE_ROWS: usize = 12;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::V {
