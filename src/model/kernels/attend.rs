@@ -8,8 +8,8 @@ use super::matrix::{Mat, MatMut};
 use super::packed::{Panels, Product, Store};
 use super::simd::{LANES, Simd, Task, dispatch, load_partial, math, store_partial};
 
-/// Queries whose scores are in memory at a time.
-const TILE: usize = 24;
+/// Most queries whose scores are in memory at a time.
+const TILE: usize = 32;
 
 /// The shape of the attention of one image.
 #[derive(Debug, Clone, Copy)]
@@ -48,14 +48,17 @@ pub(in crate::model) fn attend(shape: Shape, qkv: &[f32], first: usize, out: &mu
     let (keys, scratch) = scratch.split_at_mut(width * padded);
     let (scores, scratch) = scratch.split_at_mut(TILE * padded);
     let (inverse, values) = scratch.split_at_mut(TILE);
+    // Tiles of nearly equal size: a last one of a single row would cost as much as one of six.
+    let rows = out.len() / channels;
+    let tile_rows = rows.div_ceil(rows.div_ceil(TILE).max(1)).max(1);
     for head in 0..heads {
         let column = head * width;
         turn(&qkv[channels + column..], [tokens, width], stride, keys);
         let keys = Panels::new(keys, [width, tokens], [LANES, width * LANES]);
         let values = panels_of_values(&qkv[2 * channels + column..], [tokens, width], stride, values);
-        for (tile, out) in out.chunks_mut(TILE * channels).enumerate() {
+        for (tile, out) in out.chunks_mut(tile_rows * channels).enumerate() {
             let rows = out.len() / channels;
-            let queries = &qkv[(first + tile * TILE) * stride + column..];
+            let queries = &qkv[(first + tile * tile_rows) * stride + column..];
             let x = Mat::new(queries, rows, width, stride);
             let into = MatMut::new(scores, rows, tokens, padded);
             Product { x, weights: keys, bias: None, out: into, epilogue: Store }.run();
@@ -71,11 +74,15 @@ pub(in crate::model) fn attend(shape: Shape, qkv: &[f32], first: usize, out: &mu
 /// Keys `(tokens, width)`, `stride` apart, into panels of sixteen tokens, the last one filled up with zeros.
 fn turn(keys: &[f32], [tokens, width]: [usize; 2], stride: usize, panels: &mut [f32]) {
     for (panel, lines) in panels.chunks_exact_mut(width * LANES).enumerate() {
-        for lane in 0..LANES {
-            let token = panel * LANES + lane;
-            let source = if token < tokens { &keys[token * stride..][..width] } else { &[] };
-            for (k, line) in lines.chunks_exact_mut(LANES).enumerate() {
-                line[lane] = source.get(k).copied().unwrap_or(0.0);
+        let first = panel * LANES;
+        if first + LANES > tokens {
+            lines.fill(0.0);
+        }
+        let (lines, _) = lines.as_chunks_mut::<LANES>();
+        for lane in 0..LANES.min(tokens - first) {
+            let key = &keys[(first + lane) * stride..][..width];
+            for (line, k) in lines.iter_mut().zip(key) {
+                line[lane] = *k;
             }
         }
     }

@@ -12,9 +12,6 @@ use std::ops::Range;
 use super::matrix::{Mat, MatMut};
 use super::simd::{LANES, Lanes, Simd, Task, dispatch, load_partial, store_partial};
 
-/// Panels of up to this many bytes stay in the first-level cache while the rows go by; of longer ones the rows stay.
-const PANEL_BYTES: usize = 20 << 10;
-
 /// Sixteen weights, on a line of the cache of their own.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
@@ -155,23 +152,13 @@ impl<E: Epilogue> Task for Product<'_, E> {
 
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
+        if self.weights.outer == 0 {
+            return;
+        }
+        // A tile's rows of `x` stay in the first-level cache while all panels stream past from the second.
         let tiles = Tiles::new(self.x.rows, S::TILE_ROWS);
-        let panels = self.weights.outer.div_ceil(LANES);
-        let width = panels_of_tile(tiles.longest());
-        let blocks = panels.div_ceil(width);
-        // What is taken again and again stays in the first-level cache: a panel for all tiles, or a tile for all panels.
-        if self.weights.inner * width * size_of::<Line>() <= PANEL_BYTES {
-            for block in 0..blocks {
-                for tile in 0..tiles.count {
-                    self.tile(simd, tiles.rows(tile), block * width);
-                }
-            }
-        } else {
-            for tile in 0..tiles.count {
-                for block in 0..blocks {
-                    self.tile(simd, tiles.rows(tile), block * width);
-                }
-            }
+        for tile in 0..tiles.count {
+            self.tile(simd, tiles.rows(tile));
         }
     }
 }
@@ -191,11 +178,6 @@ impl Tiles {
     }
 
     #[inline(always)]
-    fn longest(self) -> usize {
-        self.rows.div_ceil(self.count.max(1))
-    }
-
-    #[inline(always)]
     fn rows(self, tile: usize) -> Range<usize> {
         let (each, longer) = (self.rows / self.count, self.rows % self.count);
         let start = tile * each + tile.min(longer);
@@ -203,79 +185,70 @@ impl Tiles {
     }
 }
 
-/// How many panels a tile of `rows` rows spans: few rows need several for their chains to hide each other's latency.
-#[inline(always)]
-fn panels_of_tile(rows: usize) -> usize {
-    match rows {
-        1 => 6,
-        2 => 3,
-        3 => 2,
-        _ => 1,
-    }
-}
-
 impl<E: Epilogue> Product<'_, E> {
-    /// `rows` of as many panels from `panel` on as [`panels_of_tile`] says and as there are.
+    /// All columns of `rows`. Few rows take several panels at a time, for their chains to hide each other's latency.
     #[inline(always)]
-    fn tile<S: Simd>(&mut self, simd: S, rows: Range<usize>, panel: usize) {
+    fn tile<S: Simd>(&mut self, simd: S, rows: Range<usize>) {
         let row = rows.start;
         match rows.len() {
-            1 => return self.sized::<S, 1, 6>(simd, row, panel),
-            2 => return self.sized::<S, 2, 3>(simd, row, panel),
-            3 => return self.sized::<S, 3, 2>(simd, row, panel),
-            4 => return self.sized::<S, 4, 1>(simd, row, panel),
-            5 => return self.sized::<S, 5, 1>(simd, row, panel),
-            6 => return self.sized::<S, 6, 1>(simd, row, panel),
+            1 => return self.sized::<S, 1, 6>(simd, row),
+            2 => return self.sized::<S, 2, 3>(simd, row),
+            3 => return self.sized::<S, 3, 2>(simd, row),
+            4 => return self.sized::<S, 4, 1>(simd, row),
+            5 => return self.sized::<S, 5, 1>(simd, row),
+            6 => return self.sized::<S, 6, 1>(simd, row),
             _ => (),
         }
         if const { S::TILE_ROWS > 6 } {
             match rows.len() {
-                7 => self.sized::<S, 7, 1>(simd, row, panel),
-                8 => self.sized::<S, 8, 1>(simd, row, panel),
-                9 => self.sized::<S, 9, 1>(simd, row, panel),
-                10 => self.sized::<S, 10, 1>(simd, row, panel),
-                11 => self.sized::<S, 11, 1>(simd, row, panel),
-                _ => self.sized::<S, 12, 1>(simd, row, panel),
+                7 => self.sized::<S, 7, 1>(simd, row),
+                8 => self.sized::<S, 8, 1>(simd, row),
+                9 => self.sized::<S, 9, 1>(simd, row),
+                10 => self.sized::<S, 10, 1>(simd, row),
+                11 => self.sized::<S, 11, 1>(simd, row),
+                _ => self.sized::<S, 12, 1>(simd, row),
             }
         }
     }
 
-    /// `R` rows from `row` on of `P` panels from `panel` on; panels that are not there are not written.
+    /// All columns of `R` rows from `row` on, `P` panels at a time.
     #[inline(always)]
-    fn sized<S: Simd, const R: usize, const P: usize>(&mut self, simd: S, row: usize, panel: usize) {
-        let inner = self.weights.inner;
-        let last = self.weights.outer.div_ceil(LANES) - 1;
-        let mut sums = [[simd.splat(0.0); P]; R];
-        let mut w = [std::ptr::null(); P];
-        for p in 0..P {
-            let panel = last.min(panel + p);
-            w[p] = self.weights.panel_ptr(panel);
-            if let Some(bias) = self.bias {
-                let bias = load_partial(simd, &bias[panel * LANES..], 0.0);
-                for sums in &mut sums {
-                    sums[p] = bias;
-                }
-            }
-        }
+    fn sized<S: Simd, const R: usize, const P: usize>(&mut self, simd: S, row: usize) {
+        let (inner, columns) = (self.weights.inner, self.weights.outer);
+        let strides = [self.x.col_stride, self.weights.line];
+        let last = columns.div_ceil(LANES) - 1;
         let mut x = [std::ptr::null(); R];
+        let mut out = [std::ptr::null_mut::<f32>(); R];
         for r in 0..R {
             x[r] = self.x.row_ptr(row + r);
+            out[r] = self.out.row_mut(row + r).as_mut_ptr();
         }
-        let strides = [self.x.col_stride, self.weights.line];
-        // SAFETY: `x` points to rows of a `Mat` of `inner` columns, `w` to panels of `inner` lines; both were asserted
-        // to lie in their slices when they were made.
-        let sums = unsafe { chains(simd, x, w, strides, inner, sums) };
-        for r in 0..R {
-            let out = self.out.row_mut(row + r);
+        for first in (0..=last).step_by(P) {
+            let mut sums = [[simd.splat(0.0); P]; R];
+            let mut w = [std::ptr::null(); P];
             for p in 0..P {
-                let column = (panel + p) * LANES;
-                if P > 1 && column >= out.len() {
-                    break;
+                // Where there are no more panels, the last one once more, for nothing.
+                let panel = last.min(first + p);
+                w[p] = self.weights.panel_ptr(panel);
+                if let Some(bias) = self.bias {
+                    let bias = load_partial(simd, &bias[panel * LANES..], 0.0);
+                    for r in 0..R {
+                        sums[r][p] = bias;
+                    }
                 }
-                let end = out.len().min(column + LANES);
-                let now = &mut out[column..end];
-                let value = self.epilogue.finish(simd, sums[r][p], Place { row: row + r, column, now });
-                store_partial(simd, value, now);
+            }
+            // SAFETY: `x` points to rows of a `Mat` of `inner` columns, `w` to panels of `inner` lines; both were
+            // asserted to lie in their slices when they were made.
+            let sums = unsafe { chains(simd, x, w, strides, inner, sums) };
+            for p in 0..P {
+                let column = (first + p) * LANES;
+                let width = LANES.min(columns.saturating_sub(column));
+                for r in 0..R {
+                    // SAFETY: `out[r]` points to a row of `columns` elements that this product may write.
+                    let now = unsafe { std::slice::from_raw_parts_mut(out[r].wrapping_add(column), width) };
+                    let value = self.epilogue.finish(simd, sums[r][p], Place { row: row + r, column, now });
+                    store_partial(simd, value, now);
+                }
             }
         }
     }
