@@ -77,7 +77,8 @@ def random(architecture: dict, shape: list[int], classes: int, seed: int = 0) ->
 
     def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
         if len(shape) == 1:
-            return (0.02 * generator.standard_normal(shape)).astype(np.float32)
+            # Of a norm or a bias.
+            return (name.endswith(".weight") + 0.02 * generator.standard_normal(shape)).astype(np.float32)
         spread = 0.02 if name == "classes" else 1 / math.sqrt(math.prod(shape[:-1]))
         return (spread * generator.standard_normal(shape)).astype(np.float32)
 

@@ -1,22 +1,20 @@
-"""OpenVINO with the THROUGHPUT hint: the batch is cut in one part for each of its streams."""
+"""OpenVINO with the THROUGHPUT hint: the batch is cut in parts, which its streams take in turn."""
 
 import numpy as np
 
-from batch import part
+from batch import part, parts
 from engines import openvino_latency
 
 
 class Engine(openvino_latency.Engine):
     def prepare(self, rows, threads):
-        count = min(rows, threads)
-        bounds = [rows * i // count for i in range(count + 1)]
-        parts = list(zip(bounds, bounds[1:]))
-        compiled = {end - start: self.compile(end - start, threads, "THROUGHPUT") for start, end in parts}
-        requests = [compiled[end - start].create_infer_request() for start, end in parts]
+        cuts = parts(rows, threads)
+        compiled = {size: self.compile(size, threads, "THROUGHPUT") for size in {end - start for start, end in cuts}}
+        requests = [compiled[end - start].create_infer_request() for start, end in cuts]
 
         def forward(data):
-            for request, bounds in zip(requests, parts):
-                request.start_async(part(data, *bounds), share_inputs=True)
+            for request, cut in zip(requests, cuts):
+                request.start_async(part(data, *cut), share_inputs=True)
             for request in requests:
                 request.wait()
             return np.concatenate([request.get_output_tensor(0).data for request in requests])

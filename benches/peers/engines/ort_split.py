@@ -1,29 +1,24 @@
-"""ONNX Runtime as a server's author may use it: the batch is cut in one part for each thread, and each part goes
-through a session with one thread."""
+"""ONNX Runtime as a server's author may use it: the batch is cut in parts, which threads take in turn through sessions
+that have one thread."""
 
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from batch import part
+from batch import part, parts
 from engines import ort
 
 
 class Engine(ort.Engine):
     def prepare(self, rows, threads):
-        threads = min(rows, threads)
-        bounds = [rows * i // threads for i in range(threads + 1)]
-        parts = list(zip(bounds, bounds[1:]))
-        sessions = {end - start: ort.session(self.model, 1, end - start) for start, end in parts}
-        if threads == 1:
-            return lambda data: sessions[rows].run(None, data)[0]
-        pool = ThreadPoolExecutor(threads - 1)
-
-        def run(bounds, data):
-            return sessions[bounds[1] - bounds[0]].run(None, part(data, *bounds))[0]
+        cuts = parts(rows, threads)
+        sessions = {end - start: ort.session(self.model, 1, end - start) for start, end in cuts}
+        pool = ThreadPoolExecutor(threads)
 
         def forward(data):
-            others = [pool.submit(run, bounds, data) for bounds in parts[1:]]
-            return np.concatenate([run(parts[0], data), *(other.result() for other in others)])
+            def run(cut):
+                return sessions[cut[1] - cut[0]].run(None, part(data, *cut))[0]
+
+            return np.concatenate(list(pool.map(run, cuts) if threads > 1 else map(run, cuts)))
 
         return forward

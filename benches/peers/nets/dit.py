@@ -93,7 +93,8 @@ class _Onnx:
         weight = np.concatenate([self.w[f"{name}.weight"] for name in names], axis=1)
         bias = np.concatenate([self.w[f"{name}.bias"] for name in names]).reshape(-1, self.width)
         bias[[*range(1, last, 6), *range(4, last, 6), last + 1]] += 1
-        all = g.op("Gemm", condition, g.constant(weight, "modulations.weight"), g.constant(bias.ravel(), "modulations.bias"))
+        constants = g.constant(weight, "modulations.weight"), g.constant(bias.ravel(), "modulations.bias")
+        all = g.op("Gemm", condition, *constants)
         return g.split(g.reshape(all, -1, len(bias), self.width), len(bias), axis=1)
 
     def split(self, x: str) -> str:
