@@ -33,9 +33,14 @@ class Contestant:
         self.process.wait()
 
 
+def python(module: str, *arguments) -> list[str]:
+    """The command that runs a module of this folder."""
+    return [sys.executable, "-m", module, *map(str, arguments)]
+
+
 def engine(name: str, checkpoint: Path) -> Contestant:
     """A runtime of the folder `engines`."""
-    return Contestant(name, [sys.executable, "-m", "engines", name, str(checkpoint)])
+    return Contestant(name, python("engines", name, checkpoint))
 
 
 def flowmap_bench(bench: str, *arguments) -> Contestant:

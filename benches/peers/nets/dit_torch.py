@@ -5,6 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from checkpoint import Checkpoint
+from nets.attention_torch import attention
 from nets.times import frequencies, positions
 
 EPSILON = 1e-6
@@ -80,7 +81,7 @@ class Block(nn.Module):
     def attention(self, h):
         batch, tokens, width = h.shape
         qkv = self.qkv(h).reshape(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        h = F.scaled_dot_product_attention(*qkv.unbind(0))
+        h = attention(*qkv.unbind(0))
         return h.transpose(1, 2).reshape(batch, tokens, width)
 
 

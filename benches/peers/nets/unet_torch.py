@@ -5,6 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from checkpoint import Checkpoint
+from nets.attention_torch import attention
 from nets.times import frequencies
 from nets.unet import EPSILON, Block, groups, layout
 
@@ -101,5 +102,5 @@ class Residual(nn.Module):
 
     def attend(self, x):
         q, k, v = self.qkv(self.norm2(x).flatten(2).transpose(1, 2))[:, None].chunk(3, -1)
-        h = self.proj(F.scaled_dot_product_attention(q, k, v)[:, 0])
+        h = self.proj(attention(q, k, v)[:, 0])
         return (x + h.transpose(1, 2).reshape(x.shape)) * HALF
