@@ -5,7 +5,7 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 
-PACKAGES = ("onnx", "onnxruntime", "openvino", "torch", "numpy", "tritonclient", "litserve")
+PACKAGES = ("onnx", "onnxruntime", "openvino", "torch", "numpy")
 
 
 def machine() -> dict:

@@ -4,7 +4,8 @@
 #   usage: run.sh [--quick] [forward] [training] [server] [report]      (all of them if none is named)
 # --quick makes turns so short that the figures mean nothing: it shows that everything works.
 # PEERS_PYTHON and TRITON_PYTHON choose the interpreters (python3, /usr/bin/python3), PEERS_VENV and TRITON_VENV the
-# virtual environments (target/peers/venv, target/peers/triton-venv), which are made where they are missing.
+# virtual environments (target/peers/venv, target/peers/triton-venv), which are made where they are missing, and
+# PEERS_NETWORKS some of the networks below.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -42,7 +43,7 @@ declare -A networks=(
   [dit-192-patch-2]=$work/checkpoints/dit-192-patch-2
   [unet-32]=$work/checkpoints/unet-32
 )
-order=(dit-128-patch-4 dit-192-patch-4 dit-192-patch-2 unet-32)
+read -ra order <<<"${PEERS_NETWORKS:-dit-128-patch-4 dit-192-patch-4 dit-192-patch-2 unet-32}"
 unet='{"kind": "unet", "channels": 32, "multipliers": [1, 2, 2], "blocks": 2, "attention": [7], "frequencies": 16,
        "max_frequency": 16.0}'
 "$python" random_checkpoint.py "${networks[dit-192-patch-4]}"
