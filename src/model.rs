@@ -11,6 +11,7 @@ pub mod kernels;
 pub mod layers;
 pub mod mlp;
 pub mod patches;
+pub mod unet;
 pub mod workers;
 
 use candle_core::Device;
@@ -25,6 +26,7 @@ use crate::flow::FlowMap;
 pub use dit::Dit;
 pub use init::Initialiser;
 pub use mlp::Mlp;
+pub use unet::Unet;
 pub use workers::Workers;
 
 /// Builds the network that `architecture` names for data of `data`'s shape and classes, with the weights of `weights`.
@@ -35,6 +37,7 @@ pub fn build(architecture: &Architecture, data: &DataSpec, weights: VarBuilder) 
     let net: Box<dyn FlowMap> = match architecture {
         Architecture::Mlp { .. } => Box::new(Mlp::new(architecture, data, weights)?),
         Architecture::Dit { .. } => Box::new(Dit::new(architecture, data, weights)?),
+        Architecture::Unet { .. } => Box::new(Unet::new(architecture, data, weights)?),
     };
     Ok(net)
 }
