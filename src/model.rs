@@ -10,6 +10,7 @@ pub mod init;
 pub mod kernels;
 pub mod layers;
 pub mod mlp;
+pub mod ops;
 pub mod patches;
 pub mod unet;
 pub mod workers;

@@ -15,8 +15,8 @@ use crate::data::spec::FASHION_MNIST_CLASSES;
 use crate::error::Result;
 use crate::flow::Dual;
 use crate::model::Workers;
-use crate::model::kernels::silu;
 use crate::model::layers::{Linear, Start};
+use crate::model::ops::{Eager, Ops};
 
 pub mod training;
 
@@ -79,9 +79,9 @@ impl Classifier {
 
     /// Features `(B, 64)` and logits `(B, 10)` of images `(B, 784)` in `[-1, 1]`.
     fn forward(&self, images: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
-        let hidden = silu(&self.first.forward(&Dual::constant(images))?)?;
-        let features = silu(&self.second.forward(&hidden)?)?;
-        let logits = self.output.forward(&features)?;
+        let hidden = Eager.silu(&Eager.linear(&Dual::constant(images), &self.first)?)?;
+        let features = Eager.silu(&Eager.linear(&hidden, &self.second)?)?;
+        let logits = Eager.linear(&features, &self.output)?;
         Ok((features.primal, logits.primal))
     }
 

@@ -3,13 +3,12 @@
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
-use super::embedding::{Sinusoids, concat, positions};
-use super::kernels::{attention, gated_add, layer_norm, modulate, silu};
+use super::embedding::{Sinusoids, positions};
 use super::layers::{Linear, Start};
+use super::ops::{Arguments, Network, Ops};
 use super::patches::Patches;
 use crate::checkpoint::Architecture;
 use crate::checkpoint::manifest::DataSpec;
-use crate::flow::{Dual, FlowMap};
 
 /// Added to the variance in every layer norm.
 const NORM_EPSILON: f64 = 1e-6;
@@ -50,17 +49,17 @@ impl Dit {
     }
 }
 
-impl FlowMap for Dit {
-    fn velocity(&self, x: &Dual, s: &Dual, t: &Dual, labels: &Tensor) -> Result<Dual> {
-        let condition = self.condition.forward(s, t, labels)?;
-        let tokens = self.input.forward(&x.linear(|x| self.patches.split(x))?)?;
-        let mut h = tokens.add(&Dual::constant(&self.positions))?;
+impl Network for Dit {
+    fn velocity<O: Ops>(&self, ops: &O, arguments: &Arguments<O>) -> Result<O::Value> {
+        let condition = self.condition.forward(ops, arguments)?;
+        let tokens = ops.linear(&ops.split(&arguments.x, &self.patches)?, &self.input)?;
+        let mut h = ops.add_constant(&tokens, &self.positions)?;
         for block in &self.blocks {
-            h = block.forward(&h, &condition)?;
+            h = block.forward(ops, &h, &condition)?;
         }
-        let [shift, scale] = chunks(&self.final_modulation.forward(&condition)?)?;
-        let h = modulate(&layer_norm(&h, NORM_EPSILON)?, &scale, &shift)?;
-        self.output.forward(&h)?.linear(|v| self.patches.join(v))
+        let [shift, scale] = ops.chunks(&ops.linear(&condition, &self.final_modulation)?)?;
+        let h = ops.modulate(&ops.layer_norm(&h, NORM_EPSILON)?, &scale, &shift)?;
+        ops.join(&ops.linear(&h, &self.output)?, &self.patches)
     }
 }
 
@@ -88,11 +87,12 @@ impl Condition {
         })
     }
 
-    /// `(B,)` times and labels → `(B, width)`, activated: every block's modulation begins with the same SiLU.
-    fn forward(&self, s: &Dual, t: &Dual, labels: &Tensor) -> Result<Dual> {
-        let times = concat(&self.times.forward(s)?, &self.times.forward(&t.sub(s)?)?)?;
-        let times = self.output.forward(&silu(&self.hidden.forward(&times)?)?)?;
-        silu(&times.add(&Dual::constant(&self.classes.index_select(labels, 0)?))?)
+    /// Times and labels → `(B, width)`, activated: every block's modulation begins with the same SiLU.
+    fn forward<O: Ops>(&self, ops: &O, Arguments { s, t, labels, .. }: &Arguments<O>) -> Result<O::Value> {
+        let embed = |time| ops.sinusoids(time, &self.times);
+        let times = ops.concat(&embed(s)?, &embed(&ops.sub(t, s)?)?)?;
+        let times = ops.linear(&ops.silu(&ops.linear(&times, &self.hidden)?)?, &self.output)?;
+        ops.silu(&ops.add(&times, &ops.look_up(&self.classes, labels)?)?)
     }
 }
 
@@ -120,21 +120,14 @@ impl Block {
     }
 
     /// `x` `(B, T, width)`, `condition` `(B, width)`.
-    fn forward(&self, x: &Dual, condition: &Dual) -> Result<Dual> {
-        let [shift_a, scale_a, gate_a, shift_m, scale_m, gate_m] = chunks(&self.modulation.forward(condition)?)?;
-        let h = modulate(&layer_norm(x, NORM_EPSILON)?, &scale_a, &shift_a)?;
-        let h = self.projection.forward(&attention(&self.qkv.forward(&h)?, self.heads)?)?;
-        let x = gated_add(x, &gate_a, &h)?;
-        let h = modulate(&layer_norm(&x, NORM_EPSILON)?, &scale_m, &shift_m)?;
-        let h = self.contract.forward(&silu(&self.expand.forward(&h)?)?)?;
-        gated_add(&x, &gate_m, &h)
+    fn forward<O: Ops>(&self, ops: &O, x: &O::Value, condition: &O::Value) -> Result<O::Value> {
+        let modulation = ops.linear(condition, &self.modulation)?;
+        let [shift_a, scale_a, gate_a, shift_m, scale_m, gate_m] = ops.chunks(&modulation)?;
+        let h = ops.modulate(&ops.layer_norm(x, NORM_EPSILON)?, &scale_a, &shift_a)?;
+        let h = ops.linear(&ops.attention(&ops.linear(&h, &self.qkv)?, self.heads)?, &self.projection)?;
+        let x = ops.gated_add(x, &gate_a, &h)?;
+        let h = ops.modulate(&ops.layer_norm(&x, NORM_EPSILON)?, &scale_m, &shift_m)?;
+        let h = ops.linear(&ops.silu(&ops.linear(&h, &self.expand)?)?, &self.contract)?;
+        ops.gated_add(&x, &gate_m, &h)
     }
-}
-
-/// Splits `(B, N width)` into N parts `(B, width)`.
-fn chunks<const N: usize>(x: &Dual) -> Result<[Dual; N]> {
-    let width = x.primal.dim(1)? / N;
-    let parts =
-        (0..N).map(|i| x.linear(|v| v.narrow(1, i * width, width)?.contiguous())).collect::<Result<Vec<_>>>()?;
-    parts.try_into().map_err(|_| candle_core::Error::Msg("a modulation of the wrong width".into()))
 }

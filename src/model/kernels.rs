@@ -14,8 +14,11 @@ mod gemm;
 mod images;
 mod layer_norm;
 mod linear;
+mod loops;
+mod matrix;
 mod modulate;
 mod op;
+mod packed;
 mod silu;
 mod simd;
 

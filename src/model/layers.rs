@@ -1,10 +1,7 @@
-//! Layers that carry tangents.
+//! Layers: weights with a name and a beginning.
 
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
-
-use super::kernels;
-use crate::flow::Dual;
 
 /// How a linear layer's weights begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,8 +17,8 @@ pub enum Start {
 /// `W` is stored `(inputs, outputs)`, the way the product wants it: no transposition in the forward, and a row's result
 /// does not depend on the batch.
 pub struct Linear {
-    weight: Tensor,
-    bias: Tensor,
+    pub(super) weight: Tensor,
+    pub(super) bias: Tensor,
 }
 
 impl Linear {
@@ -35,10 +32,5 @@ impl Linear {
             weight: weights.get_with_hints((inputs, outputs), "weight", init)?,
             bias: weights.get_with_hints(outputs, "bias", Init::Const(0.0))?,
         })
-    }
-
-    /// `(…, inputs)` → `(…, outputs)`.
-    pub fn forward(&self, x: &Dual) -> Result<Dual> {
-        kernels::linear(x, &self.weight, &self.bias)
     }
 }

@@ -1,14 +1,13 @@
 //! A multi-layer perceptron on `(x, s, t)` for points.
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
-use super::embedding::{Sinusoids, concat};
-use super::kernels::silu;
+use super::embedding::Sinusoids;
 use super::layers::{Linear, Start};
+use super::ops::{Arguments, Network, Ops};
 use crate::checkpoint::Architecture;
 use crate::checkpoint::manifest::DataSpec;
-use crate::flow::{Dual, FlowMap};
 
 /// Layers of equal width with SiLU between them; the class is added to the first one.
 ///
@@ -46,18 +45,18 @@ impl Mlp {
     }
 }
 
-impl FlowMap for Mlp {
-    fn velocity(&self, x: &Dual, s: &Dual, t: &Dual, labels: &Tensor) -> Result<Dual> {
-        let column = |v: &Dual| v.linear(|v| v.unsqueeze(D::Minus1));
-        let times = concat(&column(s)?, &column(t)?)?;
-        let mut h = concat(&concat(x, &self.coordinates.forward(x)?)?, &times)?;
+impl Network for Mlp {
+    fn velocity<O: Ops>(&self, ops: &O, Arguments { x, s, t, labels }: &Arguments<O>) -> Result<O::Value> {
+        let times = ops.concat(&ops.column(s)?, &ops.column(t)?)?;
+        let seen = ops.concat(x, &ops.sinusoids(x, &self.coordinates)?)?;
+        let mut h = ops.concat(&seen, &times)?;
         for (index, layer) in self.hidden.iter().enumerate() {
-            h = layer.forward(&h)?;
+            h = ops.linear(&h, layer)?;
             if let (0, Some(classes)) = (index, &self.classes) {
-                h = h.add(&Dual::constant(&classes.index_select(labels, 0)?))?;
+                h = ops.add(&h, &ops.look_up(classes, labels)?)?;
             }
-            h = silu(&h)?;
+            h = ops.silu(&h)?;
         }
-        self.output.forward(&h)
+        ops.linear(&h, &self.output)
     }
 }

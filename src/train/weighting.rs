@@ -4,8 +4,9 @@ use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
 use crate::flow::Dual;
-use crate::model::embedding::{Sinusoids, concat};
+use crate::model::embedding::Sinusoids;
 use crate::model::layers::{Linear, Start};
+use crate::model::ops::{Eager, Ops};
 
 /// Where the head's weights live among the others: they are trained with them and never part of a checkpoint.
 pub(super) const PREFIX: &str = "loss_weight";
@@ -31,8 +32,8 @@ impl Weighting {
 
     /// Weighs the losses of rows, all `(B,)`.
     pub(super) fn apply(&self, loss: &Tensor, s: &Tensor, t: &Tensor) -> Result<Tensor> {
-        let embed = |time: &Tensor| self.embedding.forward(&Dual::constant(time));
-        let w = self.head.forward(&concat(&embed(s)?, &embed(t)?)?)?.primal.squeeze(1)?;
+        let embed = |time: &Tensor| Eager.sinusoids(&Dual::constant(time), &self.embedding);
+        let w = Eager.linear(&Eager.concat(&embed(s)?, &embed(t)?)?, &self.head)?.primal.squeeze(1)?;
         (w.neg()?.exp()? * loss)? + w
     }
 }

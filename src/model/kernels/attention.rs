@@ -4,9 +4,10 @@
 //! of keeping them. Rows of `T × T` matrices are padded to whole registers: for the 49 tokens of a small image the
 //! elements left over would otherwise cost as much as the rest.
 
-use super::gemm::{self, Mat, MatMut};
+use super::gemm;
+use super::loops::{self, LANES, dot, vectorized};
+use super::matrix::{Mat, MatMut};
 use super::op::{Kernel, View};
-use super::simd::{self, LANES, dot, vectorized};
 use candle_core::{Result, Shape, bail};
 
 /// `softmax(q kᵀ / √d) v` of `(B, T, 3C)`, laid out `[q | k | v]`, each split in `heads` of width `d = C / heads`;
@@ -177,14 +178,14 @@ impl Heads {
 /// `softmax(scale · row)` in place.
 #[inline(always)]
 fn softmax(row: &mut [f32], scale: f32) {
-    let top = simd::max(row);
-    simd::update(
+    let top = loops::max(row);
+    loops::update(
         row,
         #[inline(always)]
-        |s| simd::exp((s - top) * scale),
+        |s| loops::exp((s - top) * scale),
     );
-    let inverse = 1.0 / simd::sum(row);
-    simd::update(
+    let inverse = 1.0 / loops::sum(row);
+    loops::update(
         row,
         #[inline(always)]
         |p| p * inverse,

@@ -9,8 +9,8 @@
 
 use super::attention::{Heads, K, Q, V};
 use super::gemm;
+use super::loops::{dot, vectorized};
 use super::op::{Kernel, View};
-use super::simd::{dot, vectorized};
 use candle_core::{Result, Shape, bail};
 
 /// `out'` of `(qkv, qkv')`, both as for [`super::attention::Attention`].

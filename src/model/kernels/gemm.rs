@@ -7,56 +7,10 @@
 
 use gemm::Parallelism;
 
+use super::matrix::{Mat, MatMut};
+
 /// Longest inner dimension that the `gemm` crate never splits by itself, whatever the other two are.
 const DEPTH: usize = 512;
-
-/// A read-only matrix: a view of a slice with strides.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Mat<'a> {
-    data: &'a [f32],
-    rows: usize,
-    cols: usize,
-    row_stride: usize,
-    col_stride: usize,
-}
-
-impl<'a> Mat<'a> {
-    /// `rows × cols`, row-major from the start of `data`, with rows `row_stride >= cols` apart. Panics where `data`
-    /// is too short.
-    pub(super) fn new(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
-        assert_fits(data, rows, cols, row_stride);
-        Self { data, rows, cols, row_stride, col_stride: 1 }
-    }
-
-    /// The transposed view.
-    pub(super) fn t(self) -> Self {
-        let Self { data, rows, cols, row_stride, col_stride } = self;
-        Self { data, rows: cols, cols: rows, row_stride: col_stride, col_stride: row_stride }
-    }
-}
-
-/// A row-major matrix to write to.
-#[derive(Debug)]
-pub(super) struct MatMut<'a> {
-    data: &'a mut [f32],
-    rows: usize,
-    cols: usize,
-    row_stride: usize,
-}
-
-impl<'a> MatMut<'a> {
-    /// As [`Mat::new`].
-    pub(super) fn new(data: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
-        assert_fits(data, rows, cols, row_stride);
-        Self { data, rows, cols, row_stride }
-    }
-}
-
-fn assert_fits(data: &[f32], rows: usize, cols: usize, row_stride: usize) {
-    assert!(cols <= row_stride, "rows of {cols} elements overlap at a distance of {row_stride}");
-    let needed = if rows == 0 { 0 } else { (rows - 1) * row_stride + cols };
-    assert!(needed <= data.len(), "a {rows}x{cols} matrix needs {needed} elements of {}", data.len());
-}
 
 /// `dst = lhs · rhs`.
 pub(super) fn assign(dst: MatMut<'_>, lhs: Mat<'_>, rhs: Mat<'_>) {

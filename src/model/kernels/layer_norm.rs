@@ -3,8 +3,8 @@
 //! With `y = (x - mean x) / n`, `n = √(var x + eps)`, `r = 1 / n`, the derivative of `y` along `h` is the self-adjoint
 //! map `A[h] = r (h - mean h - y mean(y h))`, which therefore also takes gradients back.
 
+use super::loops::{dot, reduce, sum, vectorized};
 use super::op::{Kernel, View};
-use super::simd::{dot, reduce, sum, vectorized};
 use candle_core::{Result, Shape, bail};
 
 /// `(x - mean) / √(var + eps)`.

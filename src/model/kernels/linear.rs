@@ -1,8 +1,9 @@
 //! `y = x W + b` on the last dimension, with the weights stored `(K, N)`: products on views, no copies.
 
-use super::gemm::{self, Mat, MatMut};
+use super::gemm;
+use super::loops::{dot, vectorized};
+use super::matrix::{Mat, MatMut};
 use super::op::{Kernel, View};
-use super::simd::{dot, vectorized};
 use candle_core::{Result, Shape, bail};
 
 /// `x W + b` of `x (…, K)`, `W (K, N)`, `b (N)`.

@@ -1,7 +1,7 @@
 //! Conditioning of tokens by vectors of their image: scale and shift, and the gated residual sum.
 
+use super::loops::vectorized;
 use super::op::{Kernel, View};
-use super::simd::vectorized;
 use candle_core::{Result, Shape, bail};
 
 /// `x (1 + scale) + shift` of `x (B, T, C)`, `scale (B, C)`, `shift (B, C)`.

@@ -1,7 +1,7 @@
 //! `silu(x) = x σ(x)` and its derivatives.
 
+use super::loops::{map, sigmoid};
 use super::op::{Kernel, View};
-use super::simd::{map, sigmoid};
 use candle_core::{Result, Shape, bail};
 
 /// `x σ(x)`.

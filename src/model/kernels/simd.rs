@@ -1,194 +1,150 @@
-//! Vectorised arithmetic on slices: plain loops over fixed blocks, compiled once for each instruction set.
+//! Vectors of sixteen `f32`, whatever the machine's registers hold, and the choice of instruction set at run time.
 //!
-//! Multiplications and additions are kept apart (no fused multiply-add, which is a slow library call where the machine
-//! has none), and sums add in the fixed order of eight lanes: these functions give the same bits on every machine.
+//! A kernel is written once over [`Simd`]. Sixteen lanes are one register of AVX-512, two of AVX2, four of NEON, an
+//! array elsewhere, and every operation rounds as the standard says: multiply-adds are fused everywhere and sums fold
+//! in one fixed order. So a kernel gives the same bits on every machine.
 
-/// Elements that reductions handle side by side: one 256-bit register.
-pub(super) const LANES: usize = 8;
-/// Elements of a block of [`map`]: long enough to amortise its copy, short enough for the first-level cache.
-const BLOCK: usize = 256;
+#![allow(unsafe_code)] // Intrinsics, each behind a token that only detection gives out.
 
-/// Runs `f` compiled for the best instruction set of this machine. Everything that `f` calls must be inlined into it.
-#[inline(always)]
-pub(super) fn vectorized<R>(f: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(f)
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+pub(super) mod math;
+mod portable;
+
+use std::sync::OnceLock;
+
+/// Lanes of a vector.
+pub(super) const LANES: usize = 16;
+
+/// The elements of one vector.
+pub(super) type Lanes = [f32; LANES];
+
+/// An instruction set: arithmetic on vectors of sixteen `f32`.
+pub(super) trait Simd: Copy + Send + Sync {
+    /// Sixteen `f32`.
+    type V: Copy;
+    /// Vectors that a kernel may keep in registers beside a few operands.
+    const ACCUMULATORS: usize;
+
+    /// All lanes `x`.
+    fn splat(self, x: f32) -> Self::V;
+    /// The elements of `x`.
+    fn load(self, x: &Lanes) -> Self::V;
+    /// Writes the lanes to `x`.
+    fn store(self, v: Self::V, x: &mut Lanes);
+    /// `a + b`.
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a - b`.
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a b`.
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a / b`.
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a b + c`, rounded once.
+    fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `c - a b`, rounded once.
+    fn neg_mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `a` where `a > b`, else `b`: NaN in `a` gives `b`, NaN in `b` gives NaN.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a` where `a < b`, else `b`.
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `2^n`, where `biased` is the integer `n` plus [`math::ROUND`]; zero for n = -127, infinity for n = 128.
+    fn exp2(self, biased: Self::V) -> Self::V;
+    /// Folds the halves onto each other until one lane is left.
+    fn sum(self, v: Self::V) -> f32;
+    /// The largest lane, folded as [`sum`](Self::sum).
+    fn largest(self, v: Self::V) -> f32;
 }
 
-/// `e^x` with a relative error below 1.5e-7 (about 2 units in the last place) for -87.3 <= x <= 88.3; zero below
-/// -87.7, infinite above 88.4, NaN for NaN.
-///
-/// Cody-Waite reduction to `|r| <= ln 2 / 2` and the polynomial of Cephes' `expf`.
-#[inline(always)]
-pub(super) fn exp(x: f32) -> f32 {
-    /// 1.5 · 2^23: adding it leaves the nearest integer in the low bits.
-    const ROUND: f32 = 12_582_912.0;
-    // Keeps the exponent in range; unlike `f32::max`, these comparisons let NaN pass.
-    let x = if x < -88.0 { -88.0 } else { x };
-    let x = if x > 89.0 { 89.0 } else { x };
-    let shifted = x * std::f32::consts::LOG2_E + ROUND;
-    let n = shifted - ROUND;
-    let r = (x - n * 0.693_359_4) + n * 2.121_944_4e-4;
-    // By Estrin's scheme: half the depth of Horner's, and the depth is what a loop of these waits for.
-    let (low, middle) = (1.666_666_5e-1 * r + 0.5, 8.333_452e-3 * r + 4.166_579_6e-2);
-    let (high, square) = (1.987_569_2e-4 * r + 1.398_2e-3, r * r);
-    let p = (low + middle * square + high * (square * square)) * square + (r + 1.0);
-    // 2^n by its exponent bits: n = -127 gives zero, n = 128 infinity.
-    p * f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23))
+/// Work that is compiled once for each instruction set.
+pub(super) trait Task {
+    /// What it gives.
+    type Output;
+    /// Does it. Must be `#[inline(always)]`, and so must everything that it calls with `simd`.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
 
-/// `[σ(x), 1 - σ(x)]`, each accurate to a few units in the last place also where it is tiny.
-#[inline(always)]
-pub(super) fn sigmoid(x: f32) -> [f32; 2] {
-    let e = exp(-x.abs());
-    let large = 1.0 / (1.0 + e);
-    let small = e * large;
-    if x >= 0.0 { [large, small] } else { [small, large] }
-}
-
-/// `f` of the elements of the inputs (all of one length), in a new buffer that is never zeroed.
-pub(super) fn map<const N: usize>(inputs: [&[f32]; N], f: impl Fn([f32; N]) -> f32 + Copy) -> Vec<f32> {
-    let len = inputs[0].len();
-    let mut out = Vec::with_capacity(len);
-    vectorized(
-        #[inline(always)]
-        || {
-            let mut block = [0.0; BLOCK];
-            for start in (0..len).step_by(BLOCK) {
-                let end = len.min(start + BLOCK);
-                map_block(&mut block[..end - start], inputs.map(|input| &input[start..end]), f);
-                out.extend_from_slice(&block[..end - start]);
-            }
-        },
-    );
-    out
-}
-
-#[inline(always)]
-fn map_block<const N: usize>(out: &mut [f32], inputs: [&[f32]; N], f: impl Fn([f32; N]) -> f32) {
-    for input in inputs {
-        assert_eq!(input.len(), out.len());
-    }
-    for i in 0..out.len() {
-        let mut arguments = [0.0; N];
-        for n in 0..N {
-            arguments[n] = inputs[n][i];
-        }
-        out[i] = f(arguments);
-    }
-}
-
-/// `x = f(x)` for every element; fastest where the length is a multiple of [`LANES`].
-#[inline(always)]
-pub(super) fn update(x: &mut [f32], f: impl Fn(f32) -> f32) {
-    let (blocks, rest) = x.as_chunks_mut::<LANES>();
-    for block in blocks {
-        for v in block {
-            *v = f(*v);
-        }
-    }
-    for v in rest {
-        *v = f(*v);
+/// Runs `task` with the best instruction set of this machine.
+#[inline]
+pub(super) fn dispatch<T: Task>(task: T) -> T::Output {
+    match Isa::best() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `best` names an instruction set only where the machine has it.
+        Isa::Avx512 => unsafe { avx512::run(task) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 => unsafe { avx2::run(task) },
+        Isa::Portable => task.run(portable::Portable),
     }
 }
 
-/// `Σ x`.
-#[inline(always)]
-pub(super) fn sum(x: &[f32]) -> f32 {
-    reduce([x, x], |[x, _]| x)
+/// Instruction sets that kernels are compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Isa {
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// Plain Rust; on ARM the compiler makes NEON of it.
+    Portable,
 }
 
-/// `Σ a b`.
-#[inline(always)]
-pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    reduce([a, b], |[a, b]| a * b)
-}
+impl Isa {
+    fn best() -> Self {
+        static BEST: OnceLock<Isa> = OnceLock::new();
+        *BEST.get_or_init(Self::detect)
+    }
 
-/// `Σ f(a, b)` over two rows of one length.
-#[inline(always)]
-pub(super) fn reduce([a, b]: [&[f32]; 2], f: impl Fn([f32; 2]) -> f32) -> f32 {
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
-    let mut lanes = [0.0; LANES];
-    for (a, b) in a.iter().zip(b) {
-        for l in 0..LANES {
-            lanes[l] += f([a[l], b[l]]);
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    fn detect() -> Self {
+        match () {
+            () if is_x86_feature_detected!("avx512f") => Self::Avx512,
+            () if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") => Self::Avx2,
+            () => Self::Portable,
         }
     }
-    for (lane, (&a, &b)) in lanes.iter_mut().zip(a_rest.iter().zip(b_rest)) {
-        *lane += f([a, b]);
+
+    #[cfg(any(not(target_arch = "x86_64"), miri))]
+    fn detect() -> Self {
+        Self::Portable
     }
-    fold(lanes, |a, b| a + b)
 }
 
-/// The largest element; negative infinity for none. NaN does not count.
+/// The name of the instruction set that kernels run with on this machine.
+pub(super) fn name() -> &'static str {
+    match Isa::best() {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => "AVX-512",
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => "AVX2",
+        Isa::Portable => "portable",
+    }
+}
+
+/// The first sixteen elements of `x`; those beyond its end are `filler`.
 #[inline(always)]
-pub(super) fn max(x: &[f32]) -> f32 {
-    let (blocks, rest) = x.as_chunks::<LANES>();
-    let larger = |a: f32, b: f32| if b > a { b } else { a };
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    for block in blocks {
-        for l in 0..LANES {
-            lanes[l] = larger(lanes[l], block[l]);
+pub(super) fn load_partial<S: Simd>(simd: S, x: &[f32], filler: f32) -> S::V {
+    match x.first_chunk() {
+        Some(lanes) => simd.load(lanes),
+        None => {
+            let mut lanes = [filler; LANES];
+            lanes[..x.len()].copy_from_slice(x);
+            simd.load(&lanes)
         }
     }
-    fold(lanes, larger).max(rest.iter().copied().fold(f32::NEG_INFINITY, larger))
 }
 
-/// Halves the lanes until one is left.
+/// Writes as many lanes as `x` has room for, at most sixteen.
 #[inline(always)]
-fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut half = LANES / 2;
-    while half > 0 {
-        for l in 0..half {
-            lanes[l] = f(lanes[l], lanes[l + half]);
-        }
-        half /= 2;
-    }
-    lanes[0]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn exp_is_within_two_units_in_the_last_place() {
-        let x: Vec<f32> = (-87_300..=88_300).map(|i| i as f32 * 1e-3 + 1e-5).collect();
-        for (x, y) in x.iter().zip(map([&x], |[x]| exp(x))) {
-            let exact = f64::from(*x).exp();
-            assert!((f64::from(y) / exact - 1.0).abs() < 1.5e-7, "exp({x}) = {y}, not {exact}");
-        }
-        let edges = [0.0, -0.0, f32::NEG_INFINITY, -1e30, -88.0, f32::INFINITY, 1e30, 89.0, f32::MIN_POSITIVE];
-        let expected = [1.0, 1.0, 0.0, 0.0, 0.0, f32::INFINITY, f32::INFINITY, f32::INFINITY, 1.0];
-        assert_eq!(map([&edges], |[x]| exp(x)), expected);
-        assert!(exp(f32::NAN).is_nan());
-    }
-
-    #[test]
-    fn both_tails_of_the_sigmoid_keep_their_digits() {
-        for i in -870..=870 {
-            let x = i as f32 * 0.1;
-            let exact = |x: f64| 1.0 / (1.0 + (-x).exp());
-            let [p, q] = sigmoid(x);
-            assert!((f64::from(p) / exact(x.into()) - 1.0).abs() < 4e-7, "σ({x}) = {p}");
-            assert!((f64::from(q) / exact((-x).into()) - 1.0).abs() < 4e-7, "1 - σ({x}) = {q}");
-        }
-        assert_eq!(sigmoid(f32::INFINITY), [1.0, 0.0]);
-        assert_eq!(sigmoid(f32::NEG_INFINITY), [0.0, 1.0]);
-        assert!(sigmoid(f32::NAN).iter().all(|v| v.is_nan()));
-    }
-
-    #[test]
-    fn maps_and_reductions_take_every_length() {
-        for len in [0, 1, 7, 8, 9, 49, 64, 65, 200] {
-            let x: Vec<f32> = (0..len).map(|i| (i % 13) as f32 - 20.0).collect();
-            let doubled: Vec<f32> = x.iter().map(|v| v * 2.0).collect();
-            assert_eq!(map([&x, &x], |[a, b]| a + b), doubled);
-            let mut updated = x.clone();
-            update(&mut updated, |v| v * 2.0);
-            assert_eq!(updated, doubled);
-            assert_eq!(sum(&x), x.iter().sum::<f32>());
-            assert_eq!(dot(&x, &doubled), x.iter().map(|v| 2.0 * v * v).sum::<f32>());
-            assert_eq!(max(&x), x.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+pub(super) fn store_partial<S: Simd>(simd: S, v: S::V, x: &mut [f32]) {
+    match x.first_chunk_mut() {
+        Some(lanes) => simd.store(v, lanes),
+        None => {
+            let mut lanes = [0.0; LANES];
+            simd.store(v, &mut lanes);
+            x.copy_from_slice(&lanes[..x.len()]);
         }
     }
 }

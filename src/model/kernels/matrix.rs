@@ -1,0 +1,76 @@
+//! Matrices as views of slices.
+
+/// A read-only matrix: a view of a slice with strides.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Mat<'a> {
+    pub(super) data: &'a [f32],
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    pub(super) row_stride: usize,
+    pub(super) col_stride: usize,
+}
+
+impl<'a> Mat<'a> {
+    /// `rows × cols`, row-major from the start of `data`, with rows `row_stride >= cols` apart. Panics where `data`
+    /// is too short.
+    pub(super) fn new(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        assert_fits(data, rows, cols, row_stride);
+        Self { data, rows, cols, row_stride, col_stride: 1 }
+    }
+
+    /// The transposed view.
+    pub(super) fn t(self) -> Self {
+        let Self { data, rows, cols, row_stride, col_stride } = self;
+        Self { data, rows: cols, cols: rows, row_stride: col_stride, col_stride: row_stride }
+    }
+
+    /// Where a row begins; its `cols` elements lie in the slice.
+    #[inline(always)]
+    pub(super) fn row_ptr(self, row: usize) -> *const f32 {
+        assert!(row < self.rows, "no row {row} in {}", self.rows);
+        // In bounds by `assert_fits`, where there is a column at all.
+        self.data.as_ptr().wrapping_add(row * self.row_stride)
+    }
+
+    /// Copies the elements of `row` from `column` on.
+    pub(super) fn copy_row(self, row: usize, column: usize, out: &mut [f32]) {
+        assert!(row < self.rows && column + out.len() <= self.cols, "beyond the matrix");
+        let start = row * self.row_stride + column * self.col_stride;
+        if self.col_stride == 1 {
+            out.copy_from_slice(&self.data[start..start + out.len()]);
+        } else {
+            for (i, out) in out.iter_mut().enumerate() {
+                *out = self.data[start + i * self.col_stride];
+            }
+        }
+    }
+}
+
+/// A row-major matrix to write to.
+#[derive(Debug)]
+pub(super) struct MatMut<'a> {
+    pub(super) data: &'a mut [f32],
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    pub(super) row_stride: usize,
+}
+
+impl<'a> MatMut<'a> {
+    /// As [`Mat::new`].
+    pub(super) fn new(data: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        assert_fits(data, rows, cols, row_stride);
+        Self { data, rows, cols, row_stride }
+    }
+
+    /// One row.
+    #[inline(always)]
+    pub(super) fn row_mut(&mut self, row: usize) -> &mut [f32] {
+        &mut self.data[row * self.row_stride..][..self.cols]
+    }
+}
+
+fn assert_fits(data: &[f32], rows: usize, cols: usize, row_stride: usize) {
+    assert!(cols <= row_stride, "rows of {cols} elements overlap at a distance of {row_stride}");
+    let needed = if rows == 0 { 0 } else { (rows - 1) * row_stride + cols };
+    assert!(needed <= data.len(), "a {rows}x{cols} matrix needs {needed} elements of {}", data.len());
+}

@@ -1,0 +1,275 @@
+//! Matrix products with weights that are packed once: `epilogue(x W + b)`.
+//!
+//! Columns of the weights lie in panels of sixteen, one vector for each row of `W`, so that the inner loop reads them
+//! in sequence. A tile of the result stays in registers from the bias to the epilogue. Every element is one chain of
+//! fused multiply-adds from its bias over the rows of `W` in their order: its bits depend neither on the number of rows
+//! nor on the tiles that they fall into nor on the machine.
+
+#![allow(unsafe_code)] // The inner loop reads through pointers; `Product::run` checks their bounds once.
+
+use std::ops::Range;
+
+use super::matrix::{Mat, MatMut};
+use super::simd::{LANES, Lanes, Simd, Task, dispatch, load_partial, store_partial};
+
+/// Rows of a tile at most: on AVX2 six rows of sixteen columns and their operands fill the sixteen registers.
+const TILE_ROWS: usize = 6;
+
+/// Panels of up to this many bytes stay in the first-level cache while the rows go by; of longer ones the rows stay.
+const PANEL_BYTES: usize = 20 << 10;
+
+/// Sixteen weights, on a line of the cache of their own.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+struct Line(Lanes);
+
+/// A matrix `(K, N)` in panels of sixteen columns, the last one filled up with zeros.
+#[derive(Debug, Clone)]
+pub(super) struct Packed {
+    /// Panel after panel, each `K` lines.
+    lines: Vec<Line>,
+    inner: usize,
+    outer: usize,
+}
+
+impl Packed {
+    /// Packs `w (K, N)`.
+    pub(super) fn new(w: Mat<'_>) -> Self {
+        let mut packed = Self { lines: Vec::new(), inner: 0, outer: 0 };
+        packed.pack(w);
+        packed
+    }
+
+    /// Packs `w` into the memory of what was here.
+    pub(super) fn pack(&mut self, w: Mat<'_>) {
+        (self.inner, self.outer) = (w.rows, w.cols);
+        self.lines.clear();
+        for start in (0..self.outer).step_by(LANES) {
+            let width = LANES.min(self.outer - start);
+            self.lines.extend((0..self.inner).map(|k| {
+                let mut lanes = [0.0; LANES];
+                w.copy_row(k, start, &mut lanes[..width]);
+                Line(lanes)
+            }));
+        }
+    }
+
+    /// `K`.
+    pub(super) fn inner(&self) -> usize {
+        self.inner
+    }
+
+    /// `N`.
+    pub(super) fn outer(&self) -> usize {
+        self.outer
+    }
+
+    /// Bytes of one panel.
+    fn panel_bytes(&self) -> usize {
+        self.inner * size_of::<Line>()
+    }
+}
+
+/// What becomes of the sums of a product before they are written.
+pub(super) trait Epilogue: Copy {
+    /// The values of up to sixteen columns from `column` on of `row`, from their sums `x W + b` and from what is in
+    /// their place now.
+    fn finish<S: Simd>(self, simd: S, sum: S::V, place: Place<'_>) -> S::V;
+}
+
+/// A place of up to sixteen columns in a result.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place<'a> {
+    /// Its row.
+    pub(super) row: usize,
+    /// Its first column.
+    pub(super) column: usize,
+    /// What is there now.
+    pub(super) now: &'a [f32],
+}
+
+/// Writes the sums as they are.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Store;
+
+impl Epilogue for Store {
+    #[inline(always)]
+    fn finish<S: Simd>(self, _: S, sum: S::V, _: Place<'_>) -> S::V {
+        sum
+    }
+}
+
+/// `out = epilogue(x W + b)`.
+pub(super) struct Product<'a, E> {
+    /// `x (M, K)`.
+    pub(super) x: Mat<'a>,
+    /// `W (K, N)`.
+    pub(super) weights: &'a Packed,
+    /// `b (N)`; zeros if absent.
+    pub(super) bias: Option<&'a [f32]>,
+    /// `(M, N)`.
+    pub(super) out: MatMut<'a>,
+    /// What becomes of the sums.
+    pub(super) epilogue: E,
+}
+
+impl<E: Epilogue> Product<'_, E> {
+    /// Computes it on this thread.
+    ///
+    /// Panics where the shapes do not go together.
+    pub(super) fn run(self) {
+        assert_eq!(self.x.cols, self.weights.inner, "inner dimensions differ");
+        assert_eq!((self.out.rows, self.out.cols), (self.x.rows, self.weights.outer), "the result has another shape");
+        assert!(self.bias.is_none_or(|bias| bias.len() == self.weights.outer), "a bias of another length");
+        dispatch(self);
+    }
+}
+
+impl<E: Epilogue> Task for Product<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(mut self, simd: S) {
+        let tiles = Tiles::new(self.x.rows);
+        let panels = self.weights.outer.div_ceil(LANES);
+        let width = panels_of_tile(S::ACCUMULATORS, tiles.longest());
+        let blocks = panels.div_ceil(width);
+        // What is taken again and again stays in the first-level cache: a panel for all tiles, or a tile for all panels.
+        if self.weights.panel_bytes() * width <= PANEL_BYTES {
+            for block in 0..blocks {
+                for tile in 0..tiles.count {
+                    self.tile(simd, tiles.rows(tile), block * width..panels.min((block + 1) * width));
+                }
+            }
+        } else {
+            for tile in 0..tiles.count {
+                for block in 0..blocks {
+                    self.tile(simd, tiles.rows(tile), block * width..panels.min((block + 1) * width));
+                }
+            }
+        }
+    }
+}
+
+/// Rows in tiles of nearly equal size: of 49 rows not eight of six and one of one, which would cost as much as a whole
+/// one, but four of six and five of five.
+#[derive(Debug, Clone, Copy)]
+struct Tiles {
+    rows: usize,
+    count: usize,
+}
+
+impl Tiles {
+    #[inline(always)]
+    fn new(rows: usize) -> Self {
+        Self { rows, count: rows.div_ceil(TILE_ROWS) }
+    }
+
+    #[inline(always)]
+    fn longest(self) -> usize {
+        self.rows.div_ceil(self.count.max(1))
+    }
+
+    #[inline(always)]
+    fn rows(self, tile: usize) -> Range<usize> {
+        let (each, longer) = (self.rows / self.count, self.rows % self.count);
+        let start = tile * each + tile.min(longer);
+        start..start + each + usize::from(tile < longer)
+    }
+}
+
+/// How many panels a tile of `rows` rows spans: few rows need several for their chains to hide each other's latency.
+#[inline(always)]
+fn panels_of_tile(accumulators: usize, rows: usize) -> usize {
+    [8, 6, 4, 3, 2].into_iter().find(|panels| panels * rows <= accumulators).unwrap_or(1)
+}
+
+impl<E: Epilogue> Product<'_, E> {
+    /// `rows`, up to six, of `panels`, up to eight.
+    #[inline(always)]
+    fn tile<S: Simd>(&mut self, simd: S, rows: Range<usize>, panels: Range<usize>) {
+        /// The loops compiled for a number of rows and of panels.
+        macro_rules! compiled {
+            ($($rows:literal x [$($panels:literal)+])+) => {
+                match (rows.len(), panels.len()) {
+                    $($(($rows, $panels) if $panels == 1 || $rows * $panels <= S::ACCUMULATORS => {
+                        self.sized::<S, $rows, $panels>(simd, rows.start, panels.start);
+                        return;
+                    })+)+
+                    _ => (),
+                }
+            };
+        }
+        compiled!(1 x [1 2 3 4 6 8] 2 x [1 2 3 4 6 8] 3 x [1 2 3 4 6 8] 4 x [1 2 3 4 6] 5 x [1 2 3 4] 6 x [1 2 3 4]);
+        for panel in panels {
+            match rows.len() {
+                1 => self.sized::<S, 1, 1>(simd, rows.start, panel),
+                2 => self.sized::<S, 2, 1>(simd, rows.start, panel),
+                3 => self.sized::<S, 3, 1>(simd, rows.start, panel),
+                4 => self.sized::<S, 4, 1>(simd, rows.start, panel),
+                5 => self.sized::<S, 5, 1>(simd, rows.start, panel),
+                _ => self.sized::<S, TILE_ROWS, 1>(simd, rows.start, panel),
+            }
+        }
+    }
+
+    /// `R` rows from `row` on of `P` panels from `panel` on.
+    #[inline(always)]
+    fn sized<S: Simd, const R: usize, const P: usize>(&mut self, simd: S, row: usize, panel: usize) {
+        let inner = self.weights.inner;
+        let mut bias = [simd.splat(0.0); P];
+        let mut w = [std::ptr::null(); P];
+        for p in 0..P {
+            w[p] = self.weights.lines[(panel + p) * inner..][..inner].as_ptr();
+            if let Some(all) = self.bias {
+                bias[p] = load_partial(simd, &all[(panel + p) * LANES..], 0.0);
+            }
+        }
+        let mut x = [std::ptr::null(); R];
+        for r in 0..R {
+            x[r] = self.x.row_ptr(row + r);
+        }
+        // SAFETY: `x` points to rows of a `Mat` of `inner` columns, `w` to panels of `inner` lines.
+        let sums = unsafe { chains(simd, x, self.x.col_stride, w, inner, [bias; R]) };
+        for r in 0..R {
+            let out = self.out.row_mut(row + r);
+            for p in 0..P {
+                let column = (panel + p) * LANES;
+                let end = out.len().min(column + LANES);
+                let now = &mut out[column..end];
+                let value = self.epilogue.finish(simd, sums[r][p], Place { row: row + r, column, now });
+                store_partial(simd, value, now);
+            }
+        }
+    }
+}
+
+/// `sums + x w` for `R` rows of `x`, whose elements lie `stride` apart, and `P` panels, over `inner` terms.
+///
+/// # Safety
+/// `x[r] + k stride` for `k < inner` must be readable, and so must be `inner` lines from each of `w`.
+#[inline(always)]
+unsafe fn chains<S: Simd, const R: usize, const P: usize>(
+    simd: S,
+    x: [*const f32; R],
+    stride: usize,
+    w: [*const Line; P],
+    inner: usize,
+    mut sums: [[S::V; P]; R],
+) -> [[S::V; P]; R] {
+    for k in 0..inner {
+        let mut line = [simd.splat(0.0); P];
+        for p in 0..P {
+            // SAFETY: `k < inner`.
+            line[p] = simd.load(unsafe { &(*w[p].add(k)).0 });
+        }
+        for r in 0..R {
+            // SAFETY: `k < inner`.
+            let x = simd.splat(unsafe { *x[r].add(k * stride) });
+            for p in 0..P {
+                sums[r][p] = simd.mul_add(x, line[p], sums[r][p]);
+            }
+        }
+    }
+    sums
+}
