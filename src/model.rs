@@ -6,12 +6,14 @@
 
 pub mod dit;
 pub mod embedding;
+pub mod image_layers;
 pub mod init;
 pub mod kernels;
 pub mod layers;
 pub mod mlp;
 pub mod ops;
 pub mod patches;
+pub mod sides;
 pub mod unet;
 pub mod workers;
 

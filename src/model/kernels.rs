@@ -10,6 +10,8 @@
 mod attention;
 mod attention_tangent;
 mod composed;
+mod conv;
+mod epilogue;
 mod gemm;
 mod images;
 mod layer_norm;
@@ -19,6 +21,7 @@ mod matrix;
 mod modulate;
 mod op;
 mod packed;
+mod padded;
 mod silu;
 mod simd;
 
@@ -118,7 +121,7 @@ mod tests {
     use candle_core::{Device, Var};
 
     /// Reproducible values in [-1, 1], different for every `seed`.
-    fn values(seed: usize, len: usize) -> Vec<f64> {
+    pub(super) fn values(seed: usize, len: usize) -> Vec<f64> {
         (0..len).map(|i| ((i * 7919 + seed * 104_729 + 17) as f64 * 0.618_033_988_7).fract() * 2.0 - 1.0).collect()
     }
 
@@ -207,7 +210,7 @@ mod tests {
     }
 
     /// Checks `op` on the shapes with every subset of tangents among the first `duals` arguments.
-    fn check(shapes: &[&[usize]], duals: usize, op: impl Fn(&[Dual]) -> Result<Dual>) {
+    pub(super) fn check(shapes: &[&[usize]], duals: usize, op: impl Fn(&[Dual]) -> Result<Dual>) {
         for subset in 0..1 << duals {
             let shapes: Vec<_> = shapes.iter().map(|s| s.to_vec()).collect();
             let tangents = (0..shapes.len()).map(|i| i < duals && subset >> i & 1 == 1).collect();

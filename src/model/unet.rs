@@ -12,33 +12,33 @@
 //! | `map_label` row of class `k` of `n`; the last row | `√n` times column `k` of the weight plus the bias; the bias |
 //! | `map_layer0` inputs `[cos s, sin s, cos (t - s), sin (t - s)]`, frequencies rising | one time, sines first, frequencies falling |
 //!
-//! Activations are NHWC inside: a 1×1 convolution is then a matrix product, and an image's tokens are its pixels.
+//! Inside, an image is the sequence of its pixels: a 1×1 convolution is then a matrix product.
 
 mod block;
 mod condition;
-mod layers;
 
-use candle_core::{Result, Tensor};
+use candle_core::Result;
 use candle_nn::VarBuilder;
 
-use super::embedding::concat;
-use super::kernels::silu;
+use super::image_layers::{Conv3x3, GroupNorm, Sides};
 use super::layers::Start;
+use super::ops::{Arguments, Network, Ops};
+use super::patches::Patches;
 use crate::checkpoint::Architecture;
 use crate::checkpoint::manifest::DataSpec;
-use crate::flow::{Dual, FlowMap};
 use block::{Block, Resample};
 use condition::Condition;
-use layers::{Conv, Norm};
 
 /// The U-Net.
 pub struct Unet {
+    /// Of one pixel each.
+    pixels: Patches,
     condition: Condition,
-    input: Conv,
+    input: Conv3x3,
     encoder: Vec<Block>,
     decoder: Vec<Stage>,
-    output_norm: Norm,
-    output: Conv,
+    output_norm: GroupNorm,
+    output: Conv3x3,
 }
 
 /// A block of the decoder.
@@ -58,40 +58,43 @@ impl Unet {
         else {
             candle_core::bail!("a U-Net works on images of shape [channels, height, width], not on {:?}", data.shape)
         };
-        let mut builder = Builder::new(architecture, [height, width], &weights)?;
-        let input = Conv::new([planes, *channels], Start::Normal, &weights.pp(format!("enc.{height}x{width}_conv")))?;
+        let sides = Sides { height, width };
+        let mut builder = Builder::new(architecture, sides, &weights)?;
+        let first = weights.pp(format!("enc.{height}x{width}_conv"));
+        let input = Conv3x3::new(sides, [planes, *channels], Start::Normal, &first)?;
         let encoder = builder.encoder()?;
         let decoder = builder.decoder()?;
         let last = |part: &str| weights.pp(format!("dec.{height}x{width}_aux_{part}"));
         Ok(Self {
+            pixels: Patches::new(&data.shape, 1)?,
             condition: Condition::new(architecture, data.classes.len(), &weights)?,
             input,
             encoder,
             decoder,
-            output_norm: Norm::new(builder.width, &last("norm"))?,
-            output: Conv::new([builder.width, planes], Start::Zero, &last("conv"))?,
+            output_norm: GroupNorm::new(builder.width, &last("norm"))?,
+            output: Conv3x3::new(sides, [builder.width, planes], Start::Zero, &last("conv"))?,
         })
     }
 }
 
-impl FlowMap for Unet {
-    fn velocity(&self, x: &Dual, s: &Dual, t: &Dual, labels: &Tensor) -> Result<Dual> {
-        let condition = self.condition.forward(s, t, labels)?;
-        let mut h = self.input.forward(&x.linear(|x| x.permute((0, 2, 3, 1))?.contiguous())?)?;
+impl Network for Unet {
+    fn velocity<O: Ops>(&self, ops: &O, arguments: &Arguments<O>) -> Result<O::Value> {
+        let condition = self.condition.forward(ops, arguments)?;
+        let mut h = ops.conv3x3(&ops.split(&arguments.x, &self.pixels)?, &self.input, None)?;
         let mut skips = vec![h.clone()];
         for block in &self.encoder {
-            h = block.forward(&h, &condition)?;
+            h = block.forward(ops, &h, &condition)?;
             skips.push(h.clone());
         }
         for stage in &self.decoder {
             if let (true, Some(skip)) = (stage.joins, skips.last()) {
-                h = concat(&h, skip)?;
+                h = ops.concat(&h, skip)?;
                 skips.pop();
             }
-            h = stage.block.forward(&h, &condition)?;
+            h = stage.block.forward(ops, &h, &condition)?;
         }
-        let h = silu(&self.output_norm.forward(&h)?)?;
-        self.output.forward(&h)?.linear(|v| v.permute((0, 3, 1, 2))?.contiguous())
+        let h = ops.silu(&ops.group_norm(&h, &self.output_norm)?)?;
+        ops.join(&ops.conv3x3(&h, &self.output, None)?, &self.pixels)
     }
 }
 
@@ -101,8 +104,8 @@ struct Builder<'a> {
     multipliers: &'a [usize],
     blocks: usize,
     attention: &'a [usize],
-    /// Height and width of the image.
-    sides: [usize; 2],
+    /// Of the image.
+    sides: Sides,
     weights: &'a VarBuilder<'a>,
     /// Channels of the activations so far.
     width: usize,
@@ -111,14 +114,14 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn new(architecture: &'a Architecture, sides: [usize; 2], weights: &'a VarBuilder<'a>) -> Result<Self> {
+    fn new(architecture: &'a Architecture, sides: Sides, weights: &'a VarBuilder<'a>) -> Result<Self> {
         let Architecture::Unet { channels, multipliers, blocks, attention, .. } = architecture else {
             candle_core::bail!("not a U-Net: {architecture:?}")
         };
         let halvings = u32::try_from(multipliers.len()).unwrap_or(u32::MAX).wrapping_sub(1);
         let divides = |side: usize| 1usize.checked_shl(halvings).is_some_and(|unit| side.is_multiple_of(unit));
-        if !sides.into_iter().all(divides) {
-            candle_core::bail!("an image of {sides:?} cannot be halved once between {} levels", multipliers.len())
+        if !(divides(sides.height) && divides(sides.width)) {
+            candle_core::bail!("{sides:?} cannot be halved once between {} levels", multipliers.len())
         }
         let (channels, blocks, width) = (*channels, *blocks, *channels);
         Ok(Self { channels, multipliers, blocks, attention, sides, weights, width, skips: vec![width] })
@@ -128,13 +131,13 @@ impl<'a> Builder<'a> {
         let mut all = Vec::new();
         for level in 0..self.multipliers.len() {
             if level > 0 {
-                all.push(self.block(&self.name("enc", level, "down"), self.width, Resample::Down, false)?);
+                all.push(self.block(("enc", level, "down"), self.width, Resample::Down, false)?);
                 self.skips.push(self.width);
             }
             for index in 0..self.blocks {
                 let inputs = std::mem::replace(&mut self.width, self.channels * self.multipliers[level]);
-                let name = self.name("enc", level, &format!("block{index}"));
-                all.push(self.block(&name, inputs, Resample::Keep, self.attends(level))?);
+                let name = format!("block{index}");
+                all.push(self.block(("enc", level, &name), inputs, Resample::Keep, self.attends(level))?);
                 self.skips.push(self.width);
             }
         }
@@ -147,37 +150,46 @@ impl<'a> Builder<'a> {
         for level in (0..self.multipliers.len()).rev() {
             if level + 1 == self.multipliers.len() {
                 for (part, attends) in [("in0", true), ("in1", false)] {
-                    add(
-                        &mut all,
-                        self.block(&self.name("dec", level, part), self.width, Resample::Keep, attends)?,
-                        false,
-                    );
+                    add(&mut all, self.block(("dec", level, part), self.width, Resample::Keep, attends)?, false);
                 }
             } else {
-                add(&mut all, self.block(&self.name("dec", level, "up"), self.width, Resample::Up, false)?, false);
+                add(&mut all, self.block(("dec", level, "up"), self.width, Resample::Up, false)?, false);
             }
             for index in 0..=self.blocks {
                 let inputs = self.width + self.skips.pop().unwrap_or(0);
                 self.width = self.channels * self.multipliers[level];
-                let (name, last) = (self.name("dec", level, &format!("block{index}")), index == self.blocks);
-                add(&mut all, self.block(&name, inputs, Resample::Keep, last && self.attends(level))?, true);
+                let (name, last) = (format!("block{index}"), index == self.blocks);
+                add(
+                    &mut all,
+                    self.block(("dec", level, &name), inputs, Resample::Keep, last && self.attends(level))?,
+                    true,
+                );
             }
         }
         Ok(all)
     }
 
-    fn block(&self, name: &str, inputs: usize, resample: Resample, attends: bool) -> Result<Block> {
+    /// The block that is called `name` in `part` of the network and gives images of `level`.
+    fn block(
+        &self,
+        (part, level, name): (&str, usize, &str),
+        inputs: usize,
+        resample: Resample,
+        attends: bool,
+    ) -> Result<Block> {
+        let after = self.sides.halved(level);
+        let before = match resample {
+            Resample::Keep => after,
+            Resample::Down => self.sides.halved(level - 1),
+            Resample::Up => self.sides.halved(level + 1),
+        };
         let widths = [inputs, self.width, Condition::width(self.channels)];
-        Block::new(widths, resample, attends, &self.weights.pp(name))
-    }
-
-    fn name(&self, part: &str, level: usize, block: &str) -> String {
-        let [height, width] = self.sides.map(|side| side >> level);
-        format!("{part}.{height}x{width}_{block}")
+        let Sides { height, width } = after;
+        Block::new(before, widths, resample, attends, &self.weights.pp(format!("{part}.{height}x{width}_{name}")))
     }
 
     fn attends(&self, level: usize) -> bool {
-        self.attention.contains(&(self.sides[0] >> level))
+        self.attention.contains(&self.sides.halved(level).height)
     }
 }
 

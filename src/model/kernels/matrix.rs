@@ -2,7 +2,7 @@
 
 /// A read-only matrix: a view of a slice with strides.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Mat<'a> {
+pub(in crate::model) struct Mat<'a> {
     pub(super) data: &'a [f32],
     pub(super) rows: usize,
     pub(super) cols: usize,
@@ -13,7 +13,7 @@ pub(super) struct Mat<'a> {
 impl<'a> Mat<'a> {
     /// `rows × cols`, row-major from the start of `data`, with rows `row_stride >= cols` apart. Panics where `data`
     /// is too short.
-    pub(super) fn new(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+    pub(in crate::model) fn new(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
         assert_fits(data, rows, cols, row_stride);
         Self { data, rows, cols, row_stride, col_stride: 1 }
     }
@@ -48,7 +48,7 @@ impl<'a> Mat<'a> {
 
 /// A row-major matrix to write to.
 #[derive(Debug)]
-pub(super) struct MatMut<'a> {
+pub(in crate::model) struct MatMut<'a> {
     pub(super) data: &'a mut [f32],
     pub(super) rows: usize,
     pub(super) cols: usize,
@@ -57,7 +57,7 @@ pub(super) struct MatMut<'a> {
 
 impl<'a> MatMut<'a> {
     /// As [`Mat::new`].
-    pub(super) fn new(data: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+    pub(in crate::model) fn new(data: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
         assert_fits(data, rows, cols, row_stride);
         Self { data, rows, cols, row_stride }
     }

@@ -25,7 +25,7 @@ struct Line(Lanes);
 
 /// A matrix `(K, N)` in panels of sixteen columns, the last one filled up with zeros.
 #[derive(Debug, Clone)]
-pub(super) struct Packed {
+pub(in crate::model) struct Packed {
     /// Panel after panel, each `K` lines.
     lines: Vec<Line>,
     inner: usize,
@@ -34,7 +34,7 @@ pub(super) struct Packed {
 
 impl Packed {
     /// Packs `w (K, N)`.
-    pub(super) fn new(w: Mat<'_>) -> Self {
+    pub(in crate::model) fn new(w: Mat<'_>) -> Self {
         let mut packed = Self { lines: Vec::new(), inner: 0, outer: 0 };
         packed.pack(w);
         packed
@@ -54,24 +54,97 @@ impl Packed {
         }
     }
 
-    /// `K`.
-    pub(super) fn inner(&self) -> usize {
-        self.inner
-    }
-
     /// `N`.
-    pub(super) fn outer(&self) -> usize {
+    pub(in crate::model) fn outer(&self) -> usize {
         self.outer
     }
 
-    /// Bytes of one panel.
-    fn panel_bytes(&self) -> usize {
-        self.inner * size_of::<Line>()
+    /// The panels.
+    #[inline(always)]
+    pub(in crate::model) fn panels(&self) -> Panels<'_> {
+        // SAFETY: a `Line` is sixteen `f32` without padding, and the slice covers the vector's lines.
+        let data = unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.lines.len() * LANES) };
+        Panels::new(data, [self.inner, self.outer], [LANES, self.inner * LANES])
+    }
+}
+
+/// A view of a matrix `(K, N)` in panels of sixteen columns.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::model) struct Panels<'a> {
+    data: &'a [f32],
+    inner: usize,
+    outer: usize,
+    /// Distance of a panel's lines.
+    line: usize,
+    /// Distance of the panels.
+    panel: usize,
+}
+
+impl<'a> Panels<'a> {
+    /// A view of `data` as `inner` lines of `outer` columns; `line` and `panel` are the distances of a panel's lines
+    /// and of the panels. Panics where a line would end beyond `data`.
+    #[inline(always)]
+    pub(super) fn new(data: &'a [f32], [inner, outer]: [usize; 2], [line, panel]: [usize; 2]) -> Self {
+        let last = outer.div_ceil(LANES).saturating_sub(1) * panel + inner.saturating_sub(1) * line;
+        assert!(inner * outer == 0 || last + LANES <= data.len(), "panels of {inner} x {outer} end beyond their data");
+        Self { data, inner, outer, line, panel }
+    }
+
+    /// Where a panel begins.
+    #[inline(always)]
+    fn panel_ptr(self, panel: usize) -> *const f32 {
+        assert!(panel < self.outer.div_ceil(LANES), "no panel {panel}");
+        self.data.as_ptr().wrapping_add(panel * self.panel)
+    }
+}
+
+/// The left side of a product: a matrix whose rows are alike, each a few runs of elements at equal distances.
+///
+/// # Safety
+/// From each of the pointers that [`starts`](Self::starts) gives for rows of the matrix, all elements of its
+/// [`runs`](Self::runs) must be readable, and together they must be as many as the matrix has columns.
+pub(in crate::model) unsafe trait Rows: Copy {
+    /// Rows and columns.
+    fn shape(self) -> [usize; 2];
+    /// How the elements of a row follow each other.
+    fn runs(self) -> Runs;
+    /// Where the rows from `row` on begin. Panics where there are fewer.
+    fn starts<const R: usize>(self, row: usize) -> [*const f32; R];
+}
+
+/// The elements of a row: `count` runs of `len` elements `step` apart, the runs `jump` apart.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::model) struct Runs {
+    pub(super) count: usize,
+    pub(super) len: usize,
+    pub(super) step: usize,
+    pub(super) jump: usize,
+}
+
+// SAFETY: a `Mat` asserts that all its elements lie in its slice when it is made.
+unsafe impl Rows for Mat<'_> {
+    #[inline(always)]
+    fn shape(self) -> [usize; 2] {
+        [self.rows, self.cols]
+    }
+
+    #[inline(always)]
+    fn runs(self) -> Runs {
+        Runs { count: 1, len: self.cols, step: self.col_stride, jump: 0 }
+    }
+
+    #[inline(always)]
+    fn starts<const R: usize>(self, row: usize) -> [*const f32; R] {
+        let mut starts = [std::ptr::null(); R];
+        for r in 0..R {
+            starts[r] = self.row_ptr(row + r);
+        }
+        starts
     }
 }
 
 /// What becomes of the sums of a product before they are written.
-pub(super) trait Epilogue: Copy {
+pub(in crate::model) trait Epilogue: Copy {
     /// The values of up to sixteen columns from `column` on of `row`, from their sums `x W + b` and from what is in
     /// their place now.
     fn finish<S: Simd>(self, simd: S, sum: S::V, place: Place<'_>) -> S::V;
@@ -79,7 +152,7 @@ pub(super) trait Epilogue: Copy {
 
 /// A place of up to sixteen columns in a result.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place<'a> {
+pub(in crate::model) struct Place<'a> {
     /// Its row.
     pub(super) row: usize,
     /// Its first column.
@@ -90,7 +163,7 @@ pub(super) struct Place<'a> {
 
 /// Writes the sums as they are.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Store;
+pub(in crate::model) struct Store;
 
 impl Epilogue for Store {
     #[inline(always)]
@@ -100,42 +173,43 @@ impl Epilogue for Store {
 }
 
 /// `out = epilogue(x W + b)`.
-pub(super) struct Product<'a, E> {
+pub(in crate::model) struct Product<'a, X, E> {
     /// `x (M, K)`.
-    pub(super) x: Mat<'a>,
+    pub(in crate::model) x: X,
     /// `W (K, N)`.
-    pub(super) weights: &'a Packed,
+    pub(in crate::model) weights: Panels<'a>,
     /// `b (N)`; zeros if absent.
-    pub(super) bias: Option<&'a [f32]>,
+    pub(in crate::model) bias: Option<&'a [f32]>,
     /// `(M, N)`.
-    pub(super) out: MatMut<'a>,
+    pub(in crate::model) out: MatMut<'a>,
     /// What becomes of the sums.
-    pub(super) epilogue: E,
+    pub(in crate::model) epilogue: E,
 }
 
-impl<E: Epilogue> Product<'_, E> {
+impl<X: Rows, E: Epilogue> Product<'_, X, E> {
     /// Computes it on this thread.
     ///
     /// Panics where the shapes do not go together.
-    pub(super) fn run(self) {
-        assert_eq!(self.x.cols, self.weights.inner, "inner dimensions differ");
-        assert_eq!((self.out.rows, self.out.cols), (self.x.rows, self.weights.outer), "the result has another shape");
+    pub(in crate::model) fn run(self) {
+        let [rows, columns] = self.x.shape();
+        assert_eq!(columns, self.weights.inner, "inner dimensions differ");
+        assert_eq!((self.out.rows, self.out.cols), (rows, self.weights.outer), "the result has another shape");
         assert!(self.bias.is_none_or(|bias| bias.len() == self.weights.outer), "a bias of another length");
         dispatch(self);
     }
 }
 
-impl<E: Epilogue> Task for Product<'_, E> {
+impl<X: Rows, E: Epilogue> Task for Product<'_, X, E> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
-        let tiles = Tiles::new(self.x.rows);
+        let tiles = Tiles::new(self.out.rows);
         let panels = self.weights.outer.div_ceil(LANES);
         let width = panels_of_tile(S::ACCUMULATORS, tiles.longest());
         let blocks = panels.div_ceil(width);
         // What is taken again and again stays in the first-level cache: a panel for all tiles, or a tile for all panels.
-        if self.weights.panel_bytes() * width <= PANEL_BYTES {
+        if self.weights.inner * width * size_of::<Line>() <= PANEL_BYTES {
             for block in 0..blocks {
                 for tile in 0..tiles.count {
                     self.tile(simd, tiles.rows(tile), block * width..panels.min((block + 1) * width));
@@ -184,7 +258,7 @@ fn panels_of_tile(accumulators: usize, rows: usize) -> usize {
     [8, 6, 4, 3, 2].into_iter().find(|panels| panels * rows <= accumulators).unwrap_or(1)
 }
 
-impl<E: Epilogue> Product<'_, E> {
+impl<X: Rows, E: Epilogue> Product<'_, X, E> {
     /// `rows`, up to six, of `panels`, up to eight.
     #[inline(always)]
     fn tile<S: Simd>(&mut self, simd: S, rows: Range<usize>, panels: Range<usize>) {
@@ -216,21 +290,27 @@ impl<E: Epilogue> Product<'_, E> {
     /// `R` rows from `row` on of `P` panels from `panel` on.
     #[inline(always)]
     fn sized<S: Simd, const R: usize, const P: usize>(&mut self, simd: S, row: usize, panel: usize) {
-        let inner = self.weights.inner;
         let mut bias = [simd.splat(0.0); P];
         let mut w = [std::ptr::null(); P];
         for p in 0..P {
-            w[p] = self.weights.lines[(panel + p) * inner..][..inner].as_ptr();
+            w[p] = self.weights.panel_ptr(panel + p);
             if let Some(all) = self.bias {
                 bias[p] = load_partial(simd, &all[(panel + p) * LANES..], 0.0);
             }
         }
-        let mut x = [std::ptr::null(); R];
-        for r in 0..R {
-            x[r] = self.x.row_ptr(row + r);
+        let (mut x, mut sums) = (self.x.starts::<R>(row), [bias; R]);
+        let Runs { count, len, step, jump } = self.x.runs();
+        for _ in 0..count {
+            // SAFETY: `Rows` vouches for the runs of `x`, the panels of `w` have a line for each element, and `run` has
+            // compared their numbers.
+            sums = unsafe { chains(simd, x, w, [step, self.weights.line], len, sums) };
+            for r in 0..R {
+                x[r] = x[r].wrapping_add(jump);
+            }
+            for p in 0..P {
+                w[p] = w[p].wrapping_add(len * self.weights.line);
+            }
         }
-        // SAFETY: `x` points to rows of a `Mat` of `inner` columns, `w` to panels of `inner` lines.
-        let sums = unsafe { chains(simd, x, self.x.col_stride, w, inner, [bias; R]) };
         for r in 0..R {
             let out = self.out.row_mut(row + r);
             for p in 0..P {
@@ -244,30 +324,31 @@ impl<E: Epilogue> Product<'_, E> {
     }
 }
 
-/// `sums + x w` for `R` rows of `x`, whose elements lie `stride` apart, and `P` panels, over `inner` terms.
+/// `sums + x w` for `R` rows of `x` and `P` panels over `inner` terms; neighbours in a row of `x`, and lines of a panel,
+/// lie `strides` apart.
 ///
 /// # Safety
-/// `x[r] + k stride` for `k < inner` must be readable, and so must be `inner` lines from each of `w`.
+/// `inner` elements from each of `x` and `inner` lines of sixteen from each of `w` must be readable at these strides.
 #[inline(always)]
 unsafe fn chains<S: Simd, const R: usize, const P: usize>(
     simd: S,
     x: [*const f32; R],
-    stride: usize,
-    w: [*const Line; P],
+    w: [*const f32; P],
+    [step, line]: [usize; 2],
     inner: usize,
     mut sums: [[S::V; P]; R],
 ) -> [[S::V; P]; R] {
     for k in 0..inner {
-        let mut line = [simd.splat(0.0); P];
+        let mut columns = [simd.splat(0.0); P];
         for p in 0..P {
             // SAFETY: `k < inner`.
-            line[p] = simd.load(unsafe { &(*w[p].add(k)).0 });
+            columns[p] = simd.load(unsafe { &*w[p].add(k * line).cast::<Lanes>() });
         }
         for r in 0..R {
             // SAFETY: `k < inner`.
-            let x = simd.splat(unsafe { *x[r].add(k * stride) });
+            let x = simd.splat(unsafe { *x[r].add(k * step) });
             for p in 0..P {
-                sums[r][p] = simd.mul_add(x, line[p], sums[r][p]);
+                sums[r][p] = simd.mul_add(x, columns[p], sums[r][p]);
             }
         }
     }

@@ -4,10 +4,9 @@ use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
 use crate::checkpoint::Architecture;
-use crate::flow::Dual;
-use crate::model::embedding::{Sinusoids, concat};
-use crate::model::kernels::silu;
+use crate::model::embedding::Sinusoids;
 use crate::model::layers::{Linear, Start};
+use crate::model::ops::{Arguments, Ops};
 
 /// Embeds times and class.
 pub(super) struct Condition {
@@ -40,10 +39,11 @@ impl Condition {
         4 * channels
     }
 
-    /// `(B,)` times and labels → `(B, width)`, activated.
-    pub(super) fn forward(&self, s: &Dual, t: &Dual, labels: &Tensor) -> Result<Dual> {
-        let times = concat(&self.times.forward(s)?, &self.times.forward(&t.sub(s)?)?)?;
-        let embedding = times.add(&Dual::constant(&self.classes.index_select(labels, 0)?))?;
-        silu(&self.output.forward(&silu(&self.hidden.forward(&embedding)?)?)?)
+    /// Times and labels → `(B, width)`, activated.
+    pub(super) fn forward<O: Ops>(&self, ops: &O, Arguments { s, t, labels, .. }: &Arguments<O>) -> Result<O::Value> {
+        let embed = |time| ops.sinusoids(time, &self.times);
+        let times = ops.concat(&embed(s)?, &embed(&ops.sub(t, s)?)?)?;
+        let embedding = ops.add(&times, &ops.look_up(&self.classes, labels)?)?;
+        ops.silu(&ops.linear(&ops.silu(&ops.linear(&embedding, &self.hidden)?)?, &self.output)?)
     }
 }

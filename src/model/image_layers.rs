@@ -1,62 +1,58 @@
-//! Layers on images `(B, H, W, C)`.
+//! Layers on images: tokens `(B, T, C)` that are the pixels of an image of known sides, row after row.
 
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
-use crate::flow::Dual;
-use crate::model::kernels;
-use crate::model::layers::Start;
+use super::layers::Start;
+pub use super::sides::Sides;
 
-/// Added to the variance in every group norm.
-const NORM_EPSILON: f64 = 1e-6;
-
-/// A convolution with 3×3 weights, stored `(3, 3, inputs, outputs)`, and zeros around the image.
-pub(super) struct Conv {
-    weight: Tensor,
-    bias: Tensor,
+/// A convolution with 3×3 weights and zeros around the image.
+pub struct Conv3x3 {
+    pub(super) sides: Sides,
+    /// `(3, 3, inputs, outputs)`.
+    pub(super) weight: Tensor,
+    /// `(outputs)`.
+    pub(super) bias: Tensor,
 }
 
-impl Conv {
-    pub(super) fn new([inputs, outputs]: [usize; 2], start: Start, weights: &VarBuilder) -> Result<Self> {
+impl Conv3x3 {
+    /// A convolution of images of `sides` from `inputs` to `outputs` channels; its weights are `weight` and `bias`.
+    pub fn new(sides: Sides, [inputs, outputs]: [usize; 2], start: Start, weights: &VarBuilder) -> Result<Self> {
         let init = match start {
             // Of Glorot and Bengio: between what keeps the variance of activations and that of gradients.
             Start::Normal => Init::Randn { mean: 0.0, stdev: (2.0 / (9 * (inputs + outputs)) as f64).sqrt() },
             Start::Zero => Init::Const(0.0),
         };
         Ok(Self {
+            sides,
             weight: weights.get_with_hints((3, 3, inputs, outputs), "weight", init)?,
             bias: weights.get_with_hints(outputs, "bias", Init::Const(0.0))?,
         })
     }
-
-    pub(super) fn forward(&self, x: &Dual) -> Result<Dual> {
-        kernels::conv3x3(x, &self.weight, &Dual::constant(&self.bias))
-    }
-
-    /// With `shift` `(B, outputs)` added at every pixel of its image.
-    pub(super) fn forward_shifted(&self, x: &Dual, shift: &Dual) -> Result<Dual> {
-        kernels::conv3x3(x, &self.weight, &shift.add(&Dual::constant(&self.bias))?)
-    }
 }
 
 /// Group norm with a learned scale and shift of each channel.
-pub(super) struct Norm {
-    groups: usize,
-    weight: Tensor,
-    bias: Tensor,
+pub struct GroupNorm {
+    pub(super) groups: usize,
+    pub(super) eps: f64,
+    /// `(channels)`.
+    pub(super) weight: Tensor,
+    /// `(channels)`.
+    pub(super) bias: Tensor,
 }
 
-impl Norm {
-    pub(super) fn new(channels: usize, weights: &VarBuilder) -> Result<Self> {
+impl GroupNorm {
+    /// Added to the variance.
+    const EPSILON: f64 = 1e-6;
+
+    /// A norm of `channels` channels; its weights are `weight` and `bias`.
+    pub fn new(channels: usize, weights: &VarBuilder) -> Result<Self> {
         Ok(Self {
             groups: groups(channels),
+            eps: Self::EPSILON,
             weight: weights.get_with_hints(channels, "weight", Init::Const(1.0))?,
             bias: weights.get_with_hints(channels, "bias", Init::Const(0.0))?,
         })
-    }
-
-    pub(super) fn forward(&self, x: &Dual) -> Result<Dual> {
-        kernels::group_norm(x, &self.weight, &self.bias, self.groups, NORM_EPSILON)
     }
 }
 
