@@ -13,6 +13,7 @@ mod composed;
 mod conv;
 mod epilogue;
 mod gemm;
+mod group_norm;
 mod images;
 mod layer_norm;
 mod linear;
@@ -22,8 +23,10 @@ mod modulate;
 mod op;
 mod packed;
 mod padded;
+mod resample;
 mod silu;
 mod simd;
+mod winograd;
 
 use crate::flow::dual::Dual;
 use attention::Attention;
