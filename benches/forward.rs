@@ -1,11 +1,18 @@
-//! Images a second through the embedded patch transformer: this crate's network and engine threads, against the same
-//! network written with candle's own layers. Both in the same run, by turns; the ratio is what counts.
+//! Images a second through a network: this crate's compiled plan against the same network written with candle's own
+//! layers, by turns in the same run; the ratio is what counts.
 //!
 //! ```text
 //! cargo bench --bench forward
+//! cargo bench --bench forward -- --interactive models/fashion-mnist/1
 //! ```
+//!
+//! With `--interactive` it reads lines `rows threads seconds` and answers each with `{"images_per_second": …}`, so that
+//! another program can let it take turns with what it is compared to (`benches/peers`).
 
 use std::collections::BTreeMap;
+use std::error::Error;
+use std::io::BufRead;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use candle_core::{D, DType, Device, Result, Tensor};
@@ -13,46 +20,85 @@ use candle_nn::{LayerNorm, Linear, Module};
 use flowmap::checkpoint::{Architecture, Checkpoint, Repository};
 use flowmap::domain::ModelRef;
 use flowmap::flow::sampler::initial;
-use flowmap::flow::{Dual, FlowMap};
-use flowmap::model::{self, Workers};
+use flowmap::model::{self, Executable, Query, Team};
 
 /// Rows of a batch.
 const ROWS: [usize; 4] = [1, 4, 16, 64];
-/// Images that a thread takes through the network at once.
-const MICRO_BATCH: usize = 4;
 /// Turns of each contestant.
 const TURNS: usize = 7;
 /// Length of a turn.
 const TURN: Duration = Duration::from_millis(300);
 
-fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
+fn main() -> std::result::Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => table(),
+        ["--interactive", place] => interactive(&Checkpoint::read(Path::new(place))?),
+        _ => Err("usage: forward [--interactive CHECKPOINT]".into()),
+    }
+}
+
+/// The embedded patch transformer against candle's layers.
+fn table() -> std::result::Result<(), Box<dyn Error>> {
     let repository = Repository::embedded();
     let id = repository.resolve(&"fashion-mnist".parse::<ModelRef>()?, None)?;
     let checkpoint = repository.load(&id)?;
     let (own, plain) = (model::load(&checkpoint, &Device::Cpu)?, Plain::new(&checkpoint)?);
-    let threads = std::thread::available_parallelism()?.get();
-    let workers = Workers::new(threads)?;
-    println!("{id}, {threads} threads; images a second, the best of {TURNS} turns\n");
+    let team = Team::new(std::thread::available_parallelism()?.get())?;
+    println!("{id}, {} threads; images a second, the best of {TURNS} turns\n", team.threads());
     println!("| rows | candle's layers | flowmap | ratio | largest difference |");
     println!("| ---: | ---: | ---: | ---: | ---: |");
     for rows in ROWS {
         let batch = Batch::new(&checkpoint, rows)?;
-        let difference =
-            (plain.velocity(&batch)? - batch.whole(own.as_ref())?)?.abs()?.max_all()?.to_scalar::<f32>()?;
+        let answer = Tensor::from_vec(batch.answer(&own, &team)?, batch.x.shape(), &Device::Cpu)?;
+        let difference = (plain.velocity(&batch)? - answer)?.abs()?.max_all()?.to_scalar::<f32>()?;
         let (mut theirs, mut ours) = (0.0f64, 0.0f64);
         for _ in 0..TURNS {
-            theirs = theirs.max(rate(rows, || plain.velocity(&batch).map(drop))?);
-            ours = ours.max(rate(rows, || batch.spread(own.as_ref(), &workers))?);
+            theirs = theirs.max(rate(rows, TURN, || plain.velocity(&batch).map(drop))?);
+            ours = ours.max(own_rate(&batch, &own, &team, TURN)?);
         }
         println!("| {rows} | {theirs:.0} | {ours:.0} | {:.2} | {difference:.1e} |", ours / theirs);
     }
     Ok(())
 }
 
+/// Takes turns as it is told to.
+fn interactive(checkpoint: &Checkpoint) -> std::result::Result<(), Box<dyn Error>> {
+    let net = model::load(checkpoint, &Device::Cpu)?;
+    let mut teams = BTreeMap::new();
+    for line in std::io::stdin().lock().lines() {
+        let line = line?;
+        let [rows, threads, seconds] = line.split_whitespace().collect::<Vec<_>>()[..] else {
+            return Err(format!("not \"rows threads seconds\": {line:?}").into());
+        };
+        let (rows, threads) = (rows.parse()?, threads.parse::<usize>()?);
+        let team = match teams.entry(threads) {
+            std::collections::btree_map::Entry::Occupied(team) => team.into_mut(),
+            std::collections::btree_map::Entry::Vacant(place) => place.insert(Team::new(threads)?),
+        };
+        let batch = Batch::new(checkpoint, rows)?;
+        let rate = own_rate(&batch, &net, team, Duration::from_secs_f64(seconds.parse()?))?;
+        println!("{{\"images_per_second\": {rate:.2}}}");
+    }
+    Ok(())
+}
+
+/// Images a second of the compiled network over one turn.
+fn own_rate(batch: &Batch, net: &Executable, team: &Team, turn: Duration) -> Result<f64> {
+    let states = batch.states()?;
+    let queries = batch.queries(&states)?;
+    let mut out = vec![0.0; states.len()];
+    rate(queries.len(), turn, || net.answer(&queries, batch.x.dims(), (&Device::Cpu, team), &mut out))
+}
+
 /// Images a second over one turn.
-fn rate<E>(rows: usize, forward: impl Fn() -> std::result::Result<(), E>) -> std::result::Result<f64, E> {
+fn rate<E>(
+    rows: usize,
+    turn: Duration,
+    mut forward: impl FnMut() -> std::result::Result<(), E>,
+) -> std::result::Result<f64, E> {
     let (start, mut forwards) = (Instant::now(), 0u32);
-    while start.elapsed() < TURN {
+    while start.elapsed() < turn {
         forward()?;
         forwards += 1;
     }
@@ -80,22 +126,24 @@ impl Batch {
         })
     }
 
-    /// All rows in one call.
-    fn whole(&self, net: &dyn FlowMap) -> Result<Tensor> {
-        let [x, s, t] = [&self.x, &self.s, &self.t].map(Dual::constant);
-        Ok(net.velocity(&x, &s, &t, &self.labels)?.primal)
+    /// All states, one after the other.
+    fn states(&self) -> Result<Vec<f32>> {
+        self.x.flatten_all()?.to_vec1()
     }
 
-    /// Rows spread over threads in micro-batches, as the engine does it.
-    fn spread(&self, net: &dyn FlowMap, workers: &Workers) -> flowmap::error::Result<()> {
-        let rows = self.x.dim(0)?;
-        let size = rows.div_ceil(workers.count()).clamp(1, MICRO_BATCH);
-        workers.map((0..rows).step_by(size), |from| {
-            let part = |tensor: &Tensor| tensor.narrow(0, from, size.min(rows - from));
-            let part = Self { x: part(&self.x)?, s: part(&self.s)?, t: part(&self.t)?, labels: part(&self.labels)? };
-            part.whole(net).map(drop).map_err(Into::into)
-        })?;
-        Ok(())
+    /// What the network is asked, of `states`.
+    fn queries<'a>(&self, states: &'a [f32]) -> Result<Vec<Query<'a>>> {
+        let (s, t, labels) = (self.s.to_vec1::<f32>()?, self.t.to_vec1::<f32>()?, self.labels.to_vec1::<u32>()?);
+        let rows = states.chunks_exact(states.len() / labels.len()).zip(s.into_iter().zip(t)).zip(labels);
+        Ok(rows.map(|((x, (s, t)), label)| Query { x, s, t, label }).collect())
+    }
+
+    /// The compiled network's answer.
+    fn answer(&self, net: &Executable, team: &Team) -> Result<Vec<f32>> {
+        let states = self.states()?;
+        let mut out = vec![0.0; states.len()];
+        net.answer(&self.queries(&states)?, self.x.dims(), (&Device::Cpu, team), &mut out)?;
+        Ok(out)
     }
 }
 

@@ -6,6 +6,7 @@
 
 pub mod dit;
 pub mod embedding;
+mod executable;
 pub mod image_layers;
 pub mod init;
 pub mod kernels;
@@ -13,6 +14,7 @@ pub mod layers;
 pub mod mlp;
 pub mod ops;
 pub mod patches;
+pub mod plan;
 pub mod sides;
 pub mod unet;
 pub mod workers;
@@ -27,37 +29,80 @@ use crate::error::{Error, Result};
 use crate::flow::FlowMap;
 
 pub use dit::Dit;
+pub use executable::Executable;
 pub use init::Initialiser;
+pub use kernels::team::Team;
 pub use mlp::Mlp;
+pub use ops::Network;
+pub use plan::{Plan, Query};
 pub use unet::Unet;
 pub use workers::Workers;
+
+/// A network of any architecture.
+enum AnyNetwork {
+    Mlp(Mlp),
+    Dit(Dit),
+    Unet(Unet),
+}
+
+impl AnyNetwork {
+    fn new(architecture: &Architecture, data: &DataSpec, weights: VarBuilder) -> candle_core::Result<Self> {
+        Ok(match architecture {
+            Architecture::Mlp { .. } => Self::Mlp(Mlp::new(architecture, data, weights)?),
+            Architecture::Dit { .. } => Self::Dit(Dit::new(architecture, data, weights)?),
+            Architecture::Unet { .. } => Self::Unet(Unet::new(architecture, data, weights)?),
+        })
+    }
+}
+
+impl Network for AnyNetwork {
+    fn velocity<O: ops::Ops>(&self, ops: &O, arguments: &ops::Arguments<O>) -> candle_core::Result<O::Value> {
+        match self {
+            Self::Mlp(net) => Network::velocity(net, ops, arguments),
+            Self::Dit(net) => Network::velocity(net, ops, arguments),
+            Self::Unet(net) => Network::velocity(net, ops, arguments),
+        }
+    }
+}
 
 /// Builds the network that `architecture` names for data of `data`'s shape and classes, with the weights of `weights`.
 ///
 /// # Errors
 /// [`Error::Compute`] when the numbers do not fit each other or the weights are not there.
 pub fn build(architecture: &Architecture, data: &DataSpec, weights: VarBuilder) -> Result<Box<dyn FlowMap>> {
-    let net: Box<dyn FlowMap> = match architecture {
-        Architecture::Mlp { .. } => Box::new(Mlp::new(architecture, data, weights)?),
-        Architecture::Dit { .. } => Box::new(Dit::new(architecture, data, weights)?),
-        Architecture::Unet { .. } => Box::new(Unet::new(architecture, data, weights)?),
-    };
-    Ok(net)
+    Ok(Box::new(AnyNetwork::new(architecture, data, weights)?))
 }
 
-/// The network of a checkpoint on `device`, ready to serve: its weights keep no graph.
+/// The network of a checkpoint on `device`, ready to serve: on a CPU it is compiled, elsewhere its weights keep no graph.
 ///
 /// # Errors
 /// A [`Error::File`] that names every missing, extra or mis-shaped tensor.
-pub fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Box<dyn FlowMap>> {
+pub fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Executable> {
+    let net = open(checkpoint, device)?;
+    if !device.is_cpu() {
+        return Ok(Executable::Eager(Box::new(net)));
+    }
+    let data = &checkpoint.manifest.data;
+    Ok(Executable::Compiled(Plan::new(&net, data.shape.iter().product(), data.classes.len() + 1)?))
+}
+
+/// The network of a checkpoint on `device` as tensors, for who needs its derivatives.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_eager(checkpoint: &Checkpoint, device: &Device) -> Result<Box<dyn FlowMap>> {
+    Ok(Box::new(open(checkpoint, device)?))
+}
+
+fn open(checkpoint: &Checkpoint, device: &Device) -> Result<AnyNetwork> {
     if matches!(checkpoint.manifest.guidance, Guidance::Input { .. }) {
         let problem = "takes the guidance scale as an input, which no network of this version does";
         return Err(Error::file(&checkpoint.origin, problem));
     }
     let weights = Weights::new(checkpoint, device);
-    let net = build(&checkpoint.manifest.architecture, &checkpoint.manifest.data, weights.builder());
+    let net = AnyNetwork::new(&checkpoint.manifest.architecture, &checkpoint.manifest.data, weights.builder());
     weights.finish()?;
-    net
+    Ok(net?)
 }
 
 impl From<candle_core::Error> for Error {

@@ -5,30 +5,23 @@
 //! `flow::sampler::sample`, to the bit; as a [`FlowMap`]'s rows do not depend on one another, an image is the same
 //! whatever it shared its forwards with.
 //!
-//! On a CPU each thread takes whole rows through the whole network in micro-batches: nothing is synchronised inside a
-//! forward and the activations stay in the thread's cache.
+//! On a CPU the network is compiled, and each thread takes groups of rows through all of it: nothing is synchronised
+//! inside and the activations stay in the thread's cache.
 
 use std::collections::HashMap;
 
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 
 use super::{Batch, Engine, Outcome, Purpose, RowId, RowStep, Start};
 use crate::domain::{Guidance, ModelInfo, Rule};
 use crate::error::{Error, Result};
-use crate::flow::{Dual, FlowMap, guidance, noise};
-use crate::model::Workers;
-
-/// Images in a micro-batch on a CPU.
-const MICRO_BATCH_IMAGES: usize = 4;
-
-/// Numbers in the samples of a micro-batch on a CPU, where samples are so small that more of them fit: four images of
-/// 28 x 28.
-const MICRO_BATCH_ELEMENTS: usize = 4 * 28 * 28;
+use crate::flow::{guidance, noise};
+use crate::model::{Executable, Query, Team};
 
 /// A network with what its users know of it.
 pub struct Loaded {
     /// The network; its weights are on the engine's device and detached from any graph.
-    pub net: Box<dyn FlowMap>,
+    pub net: Executable,
     /// Its shape, noise scale, classes and guidance.
     pub info: ModelInfo,
 }
@@ -37,9 +30,11 @@ pub struct Loaded {
 pub struct DeviceEngine {
     models: Vec<Loaded>,
     device: Device,
-    /// Only where the device is a CPU.
-    workers: Option<Workers>,
+    /// The threads of a CPU; another device is driven by the caller alone.
+    team: Team,
     states: HashMap<RowId, State>,
+    /// The network's answers to one batch: kept for its memory.
+    answers: Vec<f32>,
 }
 
 impl DeviceEngine {
@@ -48,7 +43,7 @@ impl DeviceEngine {
     ///
     /// # Errors
     /// [`Error::Compute`] where the threads cannot be started, [`Error::Config`] where a model takes its guidance as an input, for which
-    /// [`FlowMap`] has no argument.
+    /// a network has no argument.
     pub fn new(models: Vec<Loaded>, device: Device, threads: usize) -> Result<Self> {
         let takes_input = |loaded: &&Loaded| matches!(loaded.info.guidance, Guidance::Input { .. });
         let refused = models.iter().filter(takes_input);
@@ -57,14 +52,14 @@ impl DeviceEngine {
         if !problems.is_empty() {
             return Err(Error::Config(problems));
         }
-        let workers = device.is_cpu().then(|| Workers::new(threads)).transpose()?;
-        Ok(Self { models, device, workers, states: HashMap::new() })
+        let team = Team::new(if device.is_cpu() { threads } else { 1 })?;
+        Ok(Self { models, device, team, states: HashMap::new(), answers: Vec::new() })
     }
 }
 
 impl Engine for DeviceEngine {
     fn step(&mut self, batch: &Batch) -> Result<Vec<Outcome>> {
-        let Self { models, device, workers, states } = self;
+        let Self { models, device, team, states, answers } = self;
         let model = models.get(batch.model.0).ok_or_else(|| Error::Compute("the engine has no such model".into()))?;
         // Previews look before anything moves.
         let peek = |step| Row { step, state: State::peek(step, &model.info, states), before: None };
@@ -73,7 +68,7 @@ impl Engine for DeviceEngine {
             row.state = State::take(row.step, &model.info, states);
             row.remember();
         }
-        evaluate(model, device, workers.as_ref(), &mut rows)?;
+        evaluate(model, (device, team), &mut rows, answers)?;
         Ok(rows.into_iter().map(|row| row.settle(states)).collect())
     }
 
@@ -204,75 +199,36 @@ impl Row<'_> {
     }
 }
 
-/// Moves all rows by one evaluation: in one piece, or spread over `workers`.
-fn evaluate(model: &Loaded, device: &Device, workers: Option<&Workers>, rows: &mut [Row<'_>]) -> Result<()> {
-    let Some(workers) = workers else { return Ok(forward(model, device, rows)?) };
-    let most = MICRO_BATCH_IMAGES.max(MICRO_BATCH_ELEMENTS / model.info.elements().max(1));
-    let micro_batch = rows.len().div_ceil(workers.count()).clamp(1, most);
-    workers.map(rows.chunks_mut(micro_batch), |rows| Ok(forward(model, device, rows)?))?;
-    Ok(())
-}
-
-/// Moves `rows` by one evaluation in one call of the network.
-fn forward(model: &Loaded, device: &Device, rows: &mut [Row<'_>]) -> candle_core::Result<()> {
-    let mut queries = Queries::default();
-    let widths: Vec<usize> = rows.iter().map(|row| queries.push(row, &model.info)).collect();
-    let v = queries.ask(model, device)?;
-    let mut answers = v.as_slice();
+/// Moves all rows by one evaluation. `answers` is room for the network's.
+fn evaluate(model: &Loaded, place: (&Device, &Team), rows: &mut [Row<'_>], answers: &mut Vec<f32>) -> Result<()> {
+    let mut queries = Vec::with_capacity(2 * rows.len());
+    let widths: Vec<usize> = rows.iter().map(|row| ask(row, &model.info, &mut queries)).collect();
+    answers.resize(queries.len() * model.info.elements(), 0.0);
+    if !queries.is_empty() {
+        model.net.answer(&queries, &model.info.shape, place, answers)?;
+    }
+    let mut rest = answers.as_slice();
     for (row, width) in rows.iter_mut().zip(widths) {
-        let (own, rest) = answers.split_at(width * model.info.elements());
+        let (own, others) = rest.split_at(width * model.info.elements());
         row.advance(own);
-        answers = rest;
+        rest = others;
     }
     Ok(())
 }
 
-/// Arguments of one call of the network, row after row.
-#[derive(Default)]
-struct Queries {
-    x: Vec<f32>,
-    s: Vec<f32>,
-    t: Vec<f32>,
-    labels: Vec<u32>,
-}
-
-impl Queries {
-    /// Adds what `row` asks and returns how many queries that is: two under two-call guidance, the null class first;
-    /// none for a row that has failed.
-    #[expect(clippy::cast_possible_truncation, reason = "times are f32 in the network; classes are few")]
-    fn push(&mut self, row: &Row<'_>, info: &ModelInfo) -> usize {
-        let (step, Ok(state)) = (row.step, &row.state) else { return 0 };
-        let null = info.classes.len() as u32;
-        let own = step.label.unwrap_or(null);
-        let width = info.guidance.rows(step.guidance, step.label);
-        let (s, t) = step.evaluation.network_times();
-        for label in [null, own].into_iter().skip(2 - width) {
-            self.x.extend_from_slice(&state.x);
-            self.s.push(s as f32);
-            self.t.push(t as f32);
-            self.labels.push(label);
-        }
-        width
+/// Adds what `row` asks the network and returns how many queries that is: two under two-call guidance, the null class
+/// first; none for a row that has failed.
+#[expect(clippy::cast_possible_truncation, reason = "times are f32 in the network; classes are few")]
+fn ask<'a>(row: &'a Row<'_>, info: &ModelInfo, queries: &mut Vec<Query<'a>>) -> usize {
+    let (step, Ok(state)) = (row.step, &row.state) else { return 0 };
+    let null = info.classes.len() as u32;
+    let own = step.label.unwrap_or(null);
+    let width = info.guidance.rows(step.guidance, step.label);
+    let (s, t) = step.evaluation.network_times();
+    for label in [null, own].into_iter().skip(2 - width) {
+        queries.push(Query { x: &state.x, s: s as f32, t: t as f32, label });
     }
-
-    /// The network's velocities, flat.
-    fn ask(self, model: &Loaded, device: &Device) -> candle_core::Result<Vec<f32>> {
-        let rows = self.labels.len();
-        if rows == 0 {
-            return Ok(Vec::new());
-        }
-        let expected = self.x.len();
-        let shape: Vec<usize> = std::iter::once(rows).chain(model.info.shape.iter().copied()).collect();
-        let column = |times| Tensor::from_vec(times, rows, device).map(|times| Dual::constant(&times));
-        let x = Dual::constant(&Tensor::from_vec(self.x, shape, device)?);
-        let labels = Tensor::from_vec(self.labels, rows, device)?;
-        let v = model.net.velocity(&x, &column(self.s)?, &column(self.t)?, &labels)?;
-        let v = v.primal.flatten_all()?.to_vec1::<f32>()?;
-        if v.len() != expected {
-            candle_core::bail!("the network returned {} numbers for {expected}", v.len());
-        }
-        Ok(v)
-    }
+    width
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ impl Subject {
         let checkpoint = read(place)?;
         let net = model::load(&checkpoint, &Device::Cpu)?;
         let guidance = checkpoint.manifest.guidance.default_scale();
-        Ok(Self { origin: place.to_owned(), manifest: checkpoint.manifest, net, guidance })
+        Ok(Self { origin: place.to_owned(), manifest: checkpoint.manifest, net: Box::new(net), guidance })
     }
 
     /// The data set that it was trained on, as its recipe names it.

@@ -10,7 +10,7 @@ use crate::flow::Dual;
 /// For times the highest frequency stays low: it multiplies `∂_t v`, which losses on the flow map's derivative contain.
 pub struct Sinusoids {
     /// `(n,)`.
-    frequencies: Tensor,
+    pub(super) frequencies: Tensor,
 }
 
 impl Sinusoids {

@@ -7,25 +7,28 @@
 //! Kernels run on the calling thread only, and a row (an image) of the result depends on that row (image) alone: the
 //! same bits in every batch and on every thread.
 
+pub(super) mod attend;
 mod attention;
 mod attention_tangent;
 mod composed;
-mod conv;
-mod epilogue;
+pub(super) mod conv;
+pub(super) mod epilogue;
 mod gemm;
-mod group_norm;
+pub(super) mod group_norm;
 mod images;
 mod layer_norm;
 mod linear;
 mod loops;
-mod matrix;
+pub(super) mod matrix;
 mod modulate;
 mod op;
-mod packed;
+pub(super) mod packed;
 mod padded;
-mod resample;
+pub(super) mod resample;
+pub(super) mod rows;
 mod silu;
 mod simd;
+pub mod team;
 mod winograd;
 
 use crate::flow::dual::Dual;

@@ -40,6 +40,30 @@ impl Patches {
             .reshape((batch, self.rows * self.columns, self.elements()))
     }
 
+    /// Copies one patch of an image, row-major `[channels, height, width]`, to `patch`.
+    pub(super) fn copy_patch(&self, image: &[f32], index: usize, patch: &mut [f32]) {
+        for (line, from) in patch.chunks_exact_mut(self.side).zip(self.lines(index)) {
+            line.copy_from_slice(&image[from..from + self.side]);
+        }
+    }
+
+    /// The inverse of [`copy_patch`](Self::copy_patch).
+    pub(super) fn paste_patch(&self, patch: &[f32], index: usize, image: &mut [f32]) {
+        for (line, to) in patch.chunks_exact(self.side).zip(self.lines(index)) {
+            image[to..to + self.side].copy_from_slice(line);
+        }
+    }
+
+    /// Where each line of a patch begins in its image.
+    fn lines(&self, index: usize) -> impl Iterator<Item = usize> + use<> {
+        let Self { channels, rows, columns, side } = *self;
+        let corner = (index / columns) * side * columns * side + (index % columns) * side;
+        (0..channels * side).map(move |line| {
+            let (channel, line) = (line / side, line % side);
+            corner + (channel * rows * side + line) * columns * side
+        })
+    }
+
     /// The inverse of [`split`](Self::split).
     pub fn join(&self, x: &Tensor) -> Result<Tensor> {
         let batch = x.dim(0)?;

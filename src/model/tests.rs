@@ -20,7 +20,7 @@ fn networks() -> Vec<(Architecture, DataSpec)> {
         Architecture::Dit { patch: 2, width: 24, depth: 2, heads: 3, mlp_ratio: 2, frequencies: 4, max_frequency: 8.0 };
     let mlp = Architecture::Mlp { width: 16, depth: 3, frequencies: 3, max_frequency: 6.0 };
     let unet = Architecture::Unet {
-        channels: 4,
+        channels: 16,
         multipliers: vec![1, 2],
         blocks: 1,
         attention: vec![2],
@@ -116,7 +116,9 @@ fn the_derivative_along_space_and_time_is_exact() -> Result<()> {
         let (s_dual, t_dual) = (seeded(&s, 1.0)?, seeded(&t, 2.0)?);
         let exact = net.velocity(&Dual::new(x.clone(), direction.clone()), &s_dual, &t_dual, &labels)?;
         let numeric = ((at(1e-5)? - at(-1e-5)?)? / 2e-5)?;
-        assert!(largest(&(numeric - exact.tangent_or_zero()?)?) < 1e-6, "{architecture:?}");
+        let exact = exact.tangent_or_zero()?;
+        let error = largest(&(numeric - &exact)?);
+        assert!(error < 1e-6 * largest(&exact).max(1.0), "{architecture:?}: {error}");
     }
     Ok(())
 }
@@ -181,4 +183,73 @@ fn classes_matter() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The compiled plan of a random network, what it is asked, and what the network itself answers.
+fn compiled(architecture: &Architecture, data: &DataSpec) -> (Plan, Inputs, Vec<f32>) {
+    let (net, source) = random_network(architecture, data, DType::F32);
+    let network = AnyNetwork::new(architecture, data, source.builder(DType::F32, &Device::Cpu)).unwrap();
+    let plan = Plan::new(&network, data.shape.iter().product(), CLASSES + 1).unwrap();
+    let inputs = inputs(data, DType::F32).unwrap();
+    let [x, s, t] = [&inputs.x, &inputs.s, &inputs.t].map(Dual::constant);
+    let v = net.velocity(&x, &s, &t, &inputs.labels).unwrap().primal;
+    let v = v.flatten_all().and_then(|v| v.to_vec1()).unwrap();
+    (plan, inputs, v)
+}
+
+/// What `inputs` ask, `times` times over.
+fn answers(plan: &Plan, inputs: &Inputs, times: usize, team: &Team) -> Vec<f32> {
+    let flat = |tensor: &Tensor| tensor.flatten_all().and_then(|v| v.to_vec1::<f32>()).unwrap();
+    let (x, s, t) = (flat(&inputs.x), flat(&inputs.s), flat(&inputs.t));
+    let labels = inputs.labels.to_vec1::<u32>().unwrap();
+    let query =
+        |i: usize| Query { x: &x[i * plan.elements()..][..plan.elements()], s: s[i], t: t[i], label: labels[i] };
+    let queries: Vec<Query<'_>> = (0..times).map(|i| query(i % labels.len())).collect();
+    let mut out = vec![f32::NAN; times * plan.elements()];
+    plan.answer_with(team, &queries, &mut out).unwrap();
+    out
+}
+
+#[test]
+fn a_plan_answers_as_the_network_that_it_was_made_of() {
+    let team = Team::new(1).unwrap();
+    for (architecture, data) in networks() {
+        let (plan, inputs, expected) = compiled(&architecture, &data);
+        let largest = expected.iter().fold(0.0f32, |a, v| a.max(v.abs()));
+        for (got, want) in answers(&plan, &inputs, 4, &team).iter().zip(&expected) {
+            assert!((got - want).abs() < 2e-5 * largest, "{architecture:?}: {got}, not {want}");
+        }
+    }
+}
+
+/// However many rows there are and however many threads: the same bits.
+#[test]
+fn a_plans_bits_depend_on_nothing_but_the_row() {
+    let teams = [1, 2, 3].map(|threads| Team::new(threads).unwrap());
+    for (architecture, data) in networks() {
+        let (plan, inputs, _) = compiled(&architecture, &data);
+        let expected = answers(&plan, &inputs, 4, &teams[0]);
+        for team in &teams {
+            for times in [1, 2, 3, 5, 7, 64, 131] {
+                let got = answers(&plan, &inputs, times, team);
+                let row = |i: usize| &expected[i % 4 * plan.elements()..][..plan.elements()];
+                for (i, got) in got.chunks_exact(plan.elements()).enumerate() {
+                    assert_eq!(got, row(i), "{architecture:?}: row {i} of {times}, {} threads", team.threads());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_plan_refuses_what_does_not_fit_it() {
+    let (architecture, data) = networks().swap_remove(0);
+    let (plan, ..) = compiled(&architecture, &data);
+    let ask = |x: &[f32], label, room: usize| {
+        plan.answer(&[Query { x, s: 0.0, t: 1.0, label }], &mut vec![0.0; room]).map_err(|error| error.to_string())
+    };
+    assert_eq!(ask(&[0.0; 2], 3, 2), Ok(()));
+    assert!(ask(&[0.0; 3], 3, 2).unwrap_err().contains("a query of 3 numbers"));
+    assert!(ask(&[0.0; 2], 4, 2).unwrap_err().contains("label 4"));
+    assert!(ask(&[0.0; 2], 3, 4).unwrap_err().contains("room for 4 numbers"));
 }

@@ -19,6 +19,7 @@ use crate::checkpoint::{Checkpoint, DataSpec, Manifest, TimeConvention, Training
 use crate::data::{Source, Split};
 use crate::domain::Guidance;
 use crate::error::{Error, Result};
+use crate::flow::FlowMap;
 use crate::model::{self, Workers};
 
 /// Largest guidance scale that a trained checkpoint accepts where rows trained without their class allow guidance.
@@ -192,8 +193,13 @@ fn objective(recipe: &Recipe, data: &DataSpec) -> Result<(Box<dyn Objective>, Op
         ObjectiveRecipe::Lmd { teacher, diagonal, from_noise, stop_gradient } => {
             let checkpoint = Checkpoint::read(teacher)?;
             check_teacher(&checkpoint, recipe, data)?;
+            // Only a gradient that goes on through the teacher needs it as tensors.
+            let frozen: Box<dyn FlowMap> = match stop_gradient {
+                true => Box::new(model::load(&checkpoint, &Device::Cpu)?),
+                false => model::load_eager(&checkpoint, &Device::Cpu)?,
+            };
             let lmd = Lmd {
-                teacher: model::load(&checkpoint, &Device::Cpu)?,
+                teacher: frozen,
                 pairs: Pairs::Triangle { diagonal: *diagonal, from_noise: *from_noise },
                 stop_gradient: *stop_gradient,
             };

@@ -53,7 +53,7 @@ impl Local {
         let id = repository.resolve(&reference, models.is_none().then_some(&embedded))?;
         let checkpoint = repository.load(&id)?;
         let net = model::load(&checkpoint, &Device::Cpu)?;
-        Ok(Self { info: checkpoint.manifest.info(id), net })
+        Ok(Self { info: checkpoint.manifest.info(id), net: Box::new(net) })
     }
 
     /// The model.

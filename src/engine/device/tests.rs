@@ -4,9 +4,12 @@ use std::sync::Arc;
 
 use candle_core::Device::Cpu;
 
+use candle_core::Tensor;
+
 use super::*;
 use crate::domain::{ModelId, ModelKey, Sampler, TimeGrid, TimePairs};
 use crate::flow::guidance::Guided;
+use crate::flow::{Dual, FlowMap};
 use crate::flow::{GaussianFlow, sampler};
 
 const FLOW: GaussianFlow = GaussianFlow { noise: 0.8, mean: -0.5, data: 0.3 };
@@ -46,8 +49,8 @@ fn info(guidance: Guidance) -> ModelInfo {
 fn engine(threads: usize) -> DeviceEngine {
     let guidance = Guidance::TwoCall { max: 8.0 };
     let models = vec![
-        Loaded { net: Box::new(Toy), info: info(guidance) },
-        Loaded { net: Box::new(FLOW), info: info(Guidance::None) },
+        Loaded { net: Executable::Eager(Box::new(Toy)), info: info(guidance) },
+        Loaded { net: Executable::Eager(Box::new(FLOW)), info: info(Guidance::None) },
     ];
     DeviceEngine::new(models, Cpu, threads).unwrap()
 }
@@ -241,7 +244,7 @@ fn a_network_that_fails_fails_the_forward_and_its_rows() {
             candle_core::bail!("broken")
         }
     }
-    let models = vec![Loaded { net: Box::new(Broken), info: info(Guidance::None) }];
+    let models = vec![Loaded { net: Executable::Eager(Box::new(Broken)), info: info(Guidance::None) }];
     let mut engine = DeviceEngine::new(models, Cpu, 2).unwrap();
     let batch = Batch { model: ModelKey(0), rows: vec![jump(1, given(&[0.0; 3], 0), false)] };
     assert!(matches!(engine.step(&batch), Err(Error::Compute(_))));
@@ -250,7 +253,7 @@ fn a_network_that_fails_fails_the_forward_and_its_rows() {
 
 #[test]
 fn guidance_as_an_input_is_refused_at_the_door() {
-    let models = vec![Loaded { net: Box::new(Toy), info: info(Guidance::Input { max: 4.0 }) }];
+    let models = vec![Loaded { net: Executable::Eager(Box::new(Toy)), info: info(Guidance::Input { max: 4.0 }) }];
     let refused = DeviceEngine::new(models, Cpu, 1).err();
     assert!(matches!(refused, Some(Error::Config(problems)) if problems[0].starts_with("toy@1")));
 }

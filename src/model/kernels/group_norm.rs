@@ -20,7 +20,9 @@ pub(in crate::model) struct GroupNorm<'a> {
     pub(in crate::model) eps: f32,
     /// Whether `x σ(x)` follows.
     pub(in crate::model) silu: bool,
-    /// `(T, C)`.
+    /// The pixel at which `out` begins.
+    pub(in crate::model) first: usize,
+    /// Some of the pixels of the result.
     pub(in crate::model) out: &'a mut [f32],
     /// Twice `C`.
     pub(in crate::model) scratch: &'a mut [f32],
@@ -32,7 +34,8 @@ impl GroupNorm<'_> {
         let channels = self.w.len();
         assert_eq!(self.b.len(), channels, "scale and shift differ in length");
         assert!(channels.is_multiple_of(self.groups), "{channels} channels in {} groups", self.groups);
-        assert_eq!(self.x.len(), self.out.len(), "a result of another length");
+        let end = self.first * channels + self.out.len();
+        assert!(end <= self.x.len() && self.out.len().is_multiple_of(channels), "a result of another length");
         assert!(
             self.x.len().is_multiple_of(channels) && self.scratch.len() == 2 * channels,
             "another number of channels"
@@ -63,7 +66,8 @@ impl Task for GroupNorm<'_> {
                 shifts[c] = b[c] - shifts[c] * slopes[c];
             }
         }
-        for (x, out) in self.x.chunks_exact(channels).zip(self.out.chunks_exact_mut(channels)) {
+        for (x, out) in self.x[self.first * channels..].chunks_exact(channels).zip(self.out.chunks_exact_mut(channels))
+        {
             for start in (0..channels).step_by(LANES) {
                 let range = start..channels.min(start + LANES);
                 let slope = load_partial(simd, &sums[range.clone()], 0.0);

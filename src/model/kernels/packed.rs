@@ -12,12 +12,6 @@ use std::ops::Range;
 use super::matrix::{Mat, MatMut};
 use super::simd::{LANES, Lanes, Simd, Task, dispatch, load_partial, store_partial};
 
-/// Rows of a tile at most: on AVX2 six rows of sixteen columns and their operands fill the sixteen registers.
-const TILE_ROWS: usize = 6;
-
-/// Panels of up to this many bytes stay in the first-level cache while the rows go by; of longer ones the rows stay.
-const PANEL_BYTES: usize = 20 << 10;
-
 /// Sixteen weights, on a line of the cache of their own.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
@@ -204,23 +198,13 @@ impl<X: Rows, E: Epilogue> Task for Product<'_, X, E> {
 
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
-        let tiles = Tiles::new(self.out.rows);
-        let panels = self.weights.outer.div_ceil(LANES);
-        let width = panels_of_tile(S::ACCUMULATORS, tiles.longest());
-        let blocks = panels.div_ceil(width);
-        // What is taken again and again stays in the first-level cache: a panel for all tiles, or a tile for all panels.
-        if self.weights.inner * width * size_of::<Line>() <= PANEL_BYTES {
-            for block in 0..blocks {
-                for tile in 0..tiles.count {
-                    self.tile(simd, tiles.rows(tile), block * width..panels.min((block + 1) * width));
-                }
-            }
-        } else {
-            for tile in 0..tiles.count {
-                for block in 0..blocks {
-                    self.tile(simd, tiles.rows(tile), block * width..panels.min((block + 1) * width));
-                }
-            }
+        if self.weights.outer == 0 {
+            return;
+        }
+        // A tile's rows of `x` stay in the first-level cache while all panels stream past from the second.
+        let tiles = Tiles::new(self.out.rows, S::TILE_ROWS);
+        for tile in 0..tiles.count {
+            self.tile(simd, tiles.rows(tile));
         }
     }
 }
@@ -235,13 +219,8 @@ struct Tiles {
 
 impl Tiles {
     #[inline(always)]
-    fn new(rows: usize) -> Self {
-        Self { rows, count: rows.div_ceil(TILE_ROWS) }
-    }
-
-    #[inline(always)]
-    fn longest(self) -> usize {
-        self.rows.div_ceil(self.count.max(1))
+    fn new(rows: usize, most: usize) -> Self {
+        Self { rows, count: rows.div_ceil(most) }
     }
 
     #[inline(always)]
@@ -252,73 +231,80 @@ impl Tiles {
     }
 }
 
-/// How many panels a tile of `rows` rows spans: few rows need several for their chains to hide each other's latency.
-#[inline(always)]
-fn panels_of_tile(accumulators: usize, rows: usize) -> usize {
-    [8, 6, 4, 3, 2].into_iter().find(|panels| panels * rows <= accumulators).unwrap_or(1)
-}
-
 impl<X: Rows, E: Epilogue> Product<'_, X, E> {
-    /// `rows`, up to six, of `panels`, up to eight.
+    /// All columns of `rows`. Few rows take several panels at a time, for their chains to hide each other's latency.
     #[inline(always)]
-    fn tile<S: Simd>(&mut self, simd: S, rows: Range<usize>, panels: Range<usize>) {
-        /// The loops compiled for a number of rows and of panels.
-        macro_rules! compiled {
-            ($($rows:literal x [$($panels:literal)+])+) => {
-                match (rows.len(), panels.len()) {
-                    $($(($rows, $panels) if $panels == 1 || $rows * $panels <= S::ACCUMULATORS => {
-                        self.sized::<S, $rows, $panels>(simd, rows.start, panels.start);
-                        return;
-                    })+)+
-                    _ => (),
-                }
-            };
+    fn tile<S: Simd>(&mut self, simd: S, rows: Range<usize>) {
+        let row = rows.start;
+        match rows.len() {
+            1 => return self.sized::<S, 1, 6>(simd, row),
+            2 => return self.sized::<S, 2, 3>(simd, row),
+            3 => return self.sized::<S, 3, 2>(simd, row),
+            4 => return self.sized::<S, 4, 1>(simd, row),
+            5 => return self.sized::<S, 5, 1>(simd, row),
+            6 => return self.sized::<S, 6, 1>(simd, row),
+            _ => (),
         }
-        compiled!(1 x [1 2 3 4 6 8] 2 x [1 2 3 4 6 8] 3 x [1 2 3 4 6 8] 4 x [1 2 3 4 6] 5 x [1 2 3 4] 6 x [1 2 3 4]);
-        for panel in panels {
+        if const { S::TILE_ROWS > 6 } {
             match rows.len() {
-                1 => self.sized::<S, 1, 1>(simd, rows.start, panel),
-                2 => self.sized::<S, 2, 1>(simd, rows.start, panel),
-                3 => self.sized::<S, 3, 1>(simd, rows.start, panel),
-                4 => self.sized::<S, 4, 1>(simd, rows.start, panel),
-                5 => self.sized::<S, 5, 1>(simd, rows.start, panel),
-                _ => self.sized::<S, TILE_ROWS, 1>(simd, rows.start, panel),
+                7 => self.sized::<S, 7, 1>(simd, row),
+                8 => self.sized::<S, 8, 1>(simd, row),
+                9 => self.sized::<S, 9, 1>(simd, row),
+                10 => self.sized::<S, 10, 1>(simd, row),
+                11 => self.sized::<S, 11, 1>(simd, row),
+                _ => self.sized::<S, 12, 1>(simd, row),
             }
         }
     }
 
-    /// `R` rows from `row` on of `P` panels from `panel` on.
+    /// All columns of `R` rows from `row` on, `P` panels at a time.
     #[inline(always)]
-    fn sized<S: Simd, const R: usize, const P: usize>(&mut self, simd: S, row: usize, panel: usize) {
-        let mut bias = [simd.splat(0.0); P];
-        let mut w = [std::ptr::null(); P];
-        for p in 0..P {
-            w[p] = self.weights.panel_ptr(panel + p);
-            if let Some(all) = self.bias {
-                bias[p] = load_partial(simd, &all[(panel + p) * LANES..], 0.0);
-            }
-        }
-        let (mut x, mut sums) = (self.x.starts::<R>(row), [bias; R]);
-        let Runs { count, len, step, jump } = self.x.runs();
-        for _ in 0..count {
-            // SAFETY: `Rows` vouches for the runs of `x`, the panels of `w` have a line for each element, and `run` has
-            // compared their numbers.
-            sums = unsafe { chains(simd, x, w, [step, self.weights.line], len, sums) };
-            for r in 0..R {
-                x[r] = x[r].wrapping_add(jump);
-            }
-            for p in 0..P {
-                w[p] = w[p].wrapping_add(len * self.weights.line);
-            }
-        }
+    fn sized<S: Simd, const R: usize, const P: usize>(&mut self, simd: S, row: usize) {
+        let (columns, line) = (self.weights.outer, self.weights.line);
+        let (starts, Runs { count, len, step, jump }) = (self.x.starts::<R>(row), self.x.runs());
+        let last = columns.div_ceil(LANES) - 1;
+        let mut out = [std::ptr::null_mut::<f32>(); R];
         for r in 0..R {
-            let out = self.out.row_mut(row + r);
+            out[r] = self.out.row_mut(row + r).as_mut_ptr();
+        }
+        for first in (0..=last).step_by(P) {
+            let mut sums = [[simd.splat(0.0); P]; R];
+            let mut w = [std::ptr::null(); P];
             for p in 0..P {
-                let column = (panel + p) * LANES;
-                let end = out.len().min(column + LANES);
-                let now = &mut out[column..end];
-                let value = self.epilogue.finish(simd, sums[r][p], Place { row: row + r, column, now });
-                store_partial(simd, value, now);
+                // Where there are no more panels, the last one once more, for nothing.
+                let panel = last.min(first + p);
+                w[p] = self.weights.panel_ptr(panel);
+                if let Some(bias) = self.bias {
+                    let bias = load_partial(simd, &bias[panel * LANES..], 0.0);
+                    for r in 0..R {
+                        sums[r][p] = bias;
+                    }
+                }
+            }
+            let mut x = starts;
+            for _ in 0..count {
+                // SAFETY: `Rows` vouches for the runs of `x`; `Panels` has asserted that its lines lie in its data, and
+                // `run` that there are as many as a row of `x` has elements.
+                sums = unsafe { chains(simd, x, w, [step, line], len, sums) };
+                for r in 0..R {
+                    x[r] = x[r].wrapping_add(jump);
+                }
+                for p in 0..P {
+                    w[p] = w[p].wrapping_add(len * line);
+                }
+            }
+            for p in 0..P {
+                let column = (first + p) * LANES;
+                if column >= columns {
+                    break;
+                }
+                let width = LANES.min(columns - column);
+                for r in 0..R {
+                    // SAFETY: `out[r]` points to a row of `columns` elements that this product may write.
+                    let now = unsafe { std::slice::from_raw_parts_mut(out[r].wrapping_add(column), width) };
+                    let value = self.epilogue.finish(simd, sums[r][p], Place { row: row + r, column, now });
+                    store_partial(simd, value, now);
+                }
             }
         }
     }

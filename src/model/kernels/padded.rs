@@ -2,6 +2,8 @@
 
 #![allow(unsafe_code)] // `Rows` vouches for pointers; each argument stands where it is implemented.
 
+use std::ops::Range;
+
 use super::packed::{Rows, Runs};
 use crate::model::sides::Sides;
 
@@ -21,18 +23,31 @@ impl<'a> Padded<'a> {
 
     /// Copies `image (T, C)` and its border to the start of `room`. Panics where one of them is too short.
     pub(in crate::model) fn new(sides: Sides, channels: usize, image: &[f32], room: &'a mut [f32]) -> Self {
+        Self::band(sides, channels, image, 0..sides.height, room)
+    }
+
+    /// As [`new`](Self::new), of some lines of the image, with the lines around them.
+    pub(in crate::model) fn band(
+        sides: Sides,
+        channels: usize,
+        image: &[f32],
+        lines: Range<usize>,
+        room: &'a mut [f32],
+    ) -> Self {
+        let band = Sides { height: lines.len(), width: sides.width };
         let (line, edge) = (sides.width * channels, channels);
-        let data = &mut room[..Self::len(sides, channels)];
-        let (above, rest) = data.split_at_mut(line + 2 * edge);
-        let (lines, below) = rest.split_at_mut(sides.height * (line + 2 * edge));
-        above.fill(0.0);
-        below.fill(0.0);
-        for (to, from) in lines.chunks_exact_mut(line + 2 * edge).zip(image[..sides.height * line].chunks_exact(line)) {
-            to[..edge].fill(0.0);
-            to[edge..edge + line].copy_from_slice(from);
-            to[edge + line..].fill(0.0);
+        let data = &mut room[..Self::len(band, channels)];
+        for (index, to) in data.chunks_exact_mut(line + 2 * edge).enumerate() {
+            match (lines.start + index).checked_sub(1).filter(|&from| from < sides.height) {
+                Some(from) => {
+                    to[..edge].fill(0.0);
+                    to[edge..edge + line].copy_from_slice(&image[from * line..][..line]);
+                    to[edge + line..].fill(0.0);
+                }
+                None => to.fill(0.0),
+            }
         }
-        Self { data, sides, channels }
+        Self { data, sides: band, channels }
     }
 
     /// Distance of the rows of pixels.
@@ -60,7 +75,7 @@ pub(in crate::model) struct Neighbourhoods<'a>(Padded<'a>);
 
 // SAFETY: the neighbourhood of the pixel (y, x) without a border is three runs of three pixels from the pixel (y, x) with
 // a border on, each a line after the other. The last one ends where the data does: 2 lines and 2 pixels after the last
-// pixel. `Padded::new` has sliced the data to that length.
+// pixel. `Padded::band` has sliced the data to that length.
 unsafe impl Rows for Neighbourhoods<'_> {
     #[inline(always)]
     fn shape(self) -> [usize; 2] {

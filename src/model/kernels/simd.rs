@@ -22,11 +22,11 @@ pub(super) const LANES: usize = 16;
 pub(super) type Lanes = [f32; LANES];
 
 /// An instruction set: arithmetic on vectors of sixteen `f32`.
-pub(super) trait Simd: Copy + Send + Sync {
+pub(in crate::model) trait Simd: Copy + Send + Sync {
     /// Sixteen `f32`.
     type V: Copy;
-    /// Vectors that a kernel may keep in registers beside a few operands.
-    const ACCUMULATORS: usize;
+    /// Vectors of sums that the registers hold beside the operands of a product.
+    const TILE_ROWS: usize;
 
     /// All lanes `x`.
     fn splat(self, x: f32) -> Self::V;

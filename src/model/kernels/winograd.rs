@@ -10,12 +10,12 @@
 
 #![allow(unsafe_code)] // The transforms read and write through pointers; each says once why it stays in its slices.
 
-use std::f32::consts::FRAC_1_SQRT_2;
 use std::ops::Range;
 
+use super::conv::Finish;
 use super::matrix::{Mat, MatMut};
 use super::packed::{Packed, Product, Store};
-use super::simd::{LANES, Lanes, Simd, Task, dispatch, load_partial, store_partial};
+use super::simd::{LANES, Lanes, Simd, Task, dispatch, store_partial};
 use crate::model::sides::Sides;
 
 /// Pixels of a tile's side.
@@ -40,15 +40,6 @@ const FILTER: [[f64; 3]; WIDE] = [
     [0.0, 0.0, 1.0],
 ];
 
-/// What is done to the sums of a convolution before they are written.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::model) struct Finish<'a> {
-    /// Added at every pixel: `(N)` for all images, or `(B, N)`.
-    pub(in crate::model) bias: &'a [f32],
-    /// A branch `(B, T, N)` to join: `(sum + bias + branch) / √2`.
-    pub(in crate::model) residual: Option<&'a [f32]>,
-}
-
 /// A 3×3 convolution with zeros around the image, its weights transformed and packed.
 #[derive(Debug, Clone)]
 pub(in crate::model) struct Winograd {
@@ -61,7 +52,7 @@ pub(in crate::model) struct Winograd {
 
 impl Winograd {
     /// With weights `w (3, 3, inputs, outputs)` for images of `sides`.
-    pub(in crate::model) fn new(sides: Sides, [inputs, outputs]: [usize; 2], w: &[f32]) -> Self {
+    pub(super) fn new(sides: Sides, [inputs, outputs]: [usize; 2], w: &[f32]) -> Self {
         let weights = (0..PLACES).map(|place| {
             let w = transformed(place, inputs * outputs, w);
             Packed::new(Mat::new(&w, inputs, outputs, outputs))
@@ -69,33 +60,25 @@ impl Winograd {
         Self { sides, inputs, outputs, weights: weights.collect() }
     }
 
-    /// Bands of an image: rows of tiles of [`LINES`](Self::LINES) lines of pixels, the last one of what is left.
-    pub(in crate::model) fn bands(&self) -> usize {
-        self.sides.height.div_ceil(TILE)
-    }
-
-    /// Lines of pixels in a band.
-    pub(in crate::model) const LINES: usize = TILE;
-
     /// Elements of the scratch of [`forward`](Self::forward).
-    pub(in crate::model) fn scratch(&self) -> usize {
+    pub(super) fn scratch(&self) -> usize {
         self.band() + PLACES * (self.distance(self.inputs) + self.distance(self.outputs))
     }
 
-    /// The `bands` of the images `(B, T, K)`, counted through all of them, to `out`: the lines of these bands.
+    /// The `lines` of pixels, counted through all `images (B, T, K)`, to `out`.
     ///
     /// Panics where a slice is too short.
-    pub(in crate::model) fn forward(
+    pub(super) fn forward(
         &self,
         images: &[f32],
-        bands: Range<usize>,
+        lines: Range<usize>,
         finish: Finish<'_>,
         out: &mut [f32],
         scratch: &mut [f32],
     ) {
         let (band, rest) = scratch.split_at_mut(self.band());
         let (transforms, products) = rest.split_at_mut(PLACES * self.distance(self.inputs));
-        let first_line = self.first_line(bands.start);
+        let bands = self.band_of(lines.start)..lines.end.checked_sub(1).map_or(0, |last| self.band_of(last) + 1);
         for start in bands.clone().step_by(self.group()) {
             let group = start..bands.end.min(start + self.group());
             for (index, number) in group.clone().enumerate() {
@@ -104,12 +87,24 @@ impl Winograd {
             }
             self.multiply(group.len() * self.columns(), transforms, products);
             for (index, number) in group.enumerate() {
-                let lines = self.first_line(number)..self.first_line(number + 1);
-                let out = &mut out[(lines.start - first_line) * self.line()..(lines.end - first_line) * self.line()];
+                let top = self.first_line(number);
+                let wanted = top.max(lines.start)..self.first_line(number + 1).min(lines.end);
+                let from = (wanted.start - lines.start) * self.line();
+                let out = &mut out[from..from + wanted.len() * self.line()];
                 let first = index * self.columns();
-                dispatch(TransformBack { conv: self, products, first, lines, finish, out });
+                dispatch(TransformBack { conv: self, products, first, top, lines: wanted, finish, out });
             }
         }
+    }
+
+    /// Bands of an image: rows of tiles.
+    fn bands(&self) -> usize {
+        self.sides.height.div_ceil(TILE)
+    }
+
+    /// The band, counted through all images, that a line lies in.
+    fn band_of(&self, line: usize) -> usize {
+        line / self.sides.height * self.bands() + line % self.sides.height / TILE
     }
 
     /// Tiles of a band.
@@ -249,7 +244,9 @@ struct TransformBack<'a> {
     products: &'a [f32],
     /// The place of its first tile in the group.
     first: usize,
-    /// The lines of the band, counted through all images.
+    /// The first line of the band, counted through all images.
+    top: usize,
+    /// The lines of it that are wanted.
     lines: Range<usize>,
     finish: Finish<'a>,
     /// These lines.
@@ -280,8 +277,10 @@ impl Task for TransformBack<'_> {
                         half[i][j] = column[i];
                     }
                 }
-                for i in 0..TILE.min(self.lines.len()) {
-                    self.write(simd, back(simd, half[i]), [i, tile * TILE], channel);
+                for i in 0..TILE {
+                    if self.lines.contains(&(self.top + i)) {
+                        self.write(simd, back(simd, half[i]), [self.top + i, tile * TILE], channel);
+                    }
                 }
             }
         }
@@ -289,21 +288,17 @@ impl Task for TransformBack<'_> {
 }
 
 impl TransformBack<'_> {
-    /// Writes four pixels from `(y, x)` on, up to sixteen channels from `channel` on.
+    /// Writes four pixels from the pixel `x` of a line on, up to sixteen channels from `channel` on.
     #[inline(always)]
-    fn write<S: Simd>(&mut self, simd: S, pixels: [S::V; TILE], [y, x]: [usize; 2], channel: usize) {
+    fn write<S: Simd>(&mut self, simd: S, pixels: [S::V; TILE], [line, x]: [usize; 2], channel: usize) {
         let Winograd { sides, outputs, .. } = *self.conv;
-        let (lanes, half) = (LANES.min(outputs - channel), simd.splat(FRAC_1_SQRT_2));
-        let of_image = if self.finish.bias.len() == outputs { 0 } else { self.lines.start / sides.height * outputs };
-        let bias = load_partial(simd, &self.finish.bias[of_image + channel..][..lanes], 0.0);
+        let lanes = LANES.min(outputs - channel);
+        let bias = self.finish.bias_of(simd, outputs, line / sides.height, channel);
         for j in 0..TILE.min(sides.width - x) {
-            let pixel = y * sides.width + x + j;
-            let mut value = simd.add(pixels[j], bias);
-            if let Some(branch) = self.finish.residual {
-                let place = (self.lines.start * sides.width + pixel) * outputs + channel;
-                value = simd.mul(simd.add(value, load_partial(simd, &branch[place..][..lanes], 0.0)), half);
-            }
-            store_partial(simd, value, &mut self.out[pixel * outputs + channel..][..lanes]);
+            let pixel = line * sides.width + x + j;
+            let value = self.finish.join(simd, simd.add(pixels[j], bias), pixel * outputs + channel, lanes);
+            let place = (pixel - self.lines.start * sides.width) * outputs + channel;
+            store_partial(simd, value, &mut self.out[place..][..lanes]);
         }
     }
 }
@@ -336,4 +331,45 @@ fn back<S: Simd>(simd: S, [a, b, c, d, e, f]: [S::V; WIDE]) -> [S::V; TILE] {
         simd.mul_add(four, far_even, even),
         simd.add(simd.mul_add(eight, far_odd, odd), f),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::conv::tests::{convolved, numbers};
+    use super::*;
+
+    fn forward(conv: &Winograd, images: &[f32], lines: Range<usize>, finish: Finish<'_>) -> Vec<f32> {
+        let mut out = vec![f32::NAN; lines.len() * conv.line()];
+        // What an earlier step has left in the scratch must not matter.
+        let mut scratch = vec![f32::NAN; conv.scratch()];
+        conv.forward(images, lines, finish, &mut out, &mut scratch);
+        out
+    }
+
+    proptest! {
+        #[test]
+        fn it_agrees_with_the_definition_and_lines_do_not_depend_on_each_other(
+            (height, width) in (1usize..13, 1usize..13),
+            (inputs, outputs) in (1usize..40, 1usize..40),
+            (cut, seed) in (0usize..40, 0usize..100),
+        ) {
+            let sides = Sides { height, width };
+            let image = numbers(seed, 2 * sides.pixels() * inputs);
+            let (w, shift) = (numbers(seed + 1, 9 * inputs * outputs), numbers(seed + 2, 2 * outputs));
+            let branch = numbers(seed + 3, 2 * sides.pixels() * outputs);
+            let finish = Finish { bias: &shift[..outputs], shift: Some(&shift), residual: Some(&branch) };
+            let conv = Winograd::new(sides, [inputs, outputs], &w);
+            let all = forward(&conv, &image, 0..2 * height, finish);
+            let expected = convolved(sides, [inputs, outputs], &image, &w, finish);
+            let largest = expected.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+            for (got, want) in all.iter().zip(&expected) {
+                prop_assert!((f64::from(*got) - want).abs() < 5e-5 * largest, "{got} {want}");
+            }
+            let cut = cut % (2 * height + 1);
+            let parts = [forward(&conv, &image, 0..cut, finish), forward(&conv, &image, cut..2 * height, finish)];
+            prop_assert_eq!(parts.concat(), all);
+        }
+    }
 }

@@ -24,23 +24,22 @@ macro_rules! both {
     ($f:ident, $($v:ident),+) => { unsafe { [$f($($v[0]),+), $f($($v[1]),+)] } };
 }
 
-impl Avx2 {
-    /// The upper half onto the lower one, down to one lane.
-    #[inline(always)]
-    fn fold(v: [__m256; 2], f: impl Fn(__m128, __m128) -> __m128, wide: impl Fn(__m256, __m256) -> __m256) -> f32 {
+/// The upper half onto the lower one, down to one lane.
+macro_rules! fold {
+    ($wide:ident, $narrow:ident, $v:ident) => {
         // SAFETY: as in `both`.
         unsafe {
-            let eight = wide(v[0], v[1]);
-            let four = f(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
-            let two = f(four, _mm_movehl_ps(four, four));
-            _mm_cvtss_f32(f(two, _mm_movehdup_ps(two)))
+            let eight = $wide($v[0], $v[1]);
+            let four = $narrow(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = $narrow(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32($narrow(two, _mm_movehdup_ps(two)))
         }
-    }
+    };
 }
 
 impl Simd for Avx2 {
     type V = [__m256; 2];
-    const ACCUMULATORS: usize = 6;
+    const TILE_ROWS: usize = 6;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::V {
@@ -107,23 +106,21 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn exp2(self, biased: Self::V) -> Self::V {
         // SAFETY: as in `both`.
-        let exp2 = |x| unsafe {
-            let exponent = _mm256_slli_epi32::<23>(_mm256_castps_si256(x));
+        unsafe {
             let one = _mm256_set1_epi32(ROUND_BITS_TO_EXPONENT.cast_signed());
-            _mm256_castsi256_ps(_mm256_add_epi32(exponent, one))
-        };
-        biased.map(exp2)
+            let low = _mm256_slli_epi32::<23>(_mm256_castps_si256(biased[0]));
+            let high = _mm256_slli_epi32::<23>(_mm256_castps_si256(biased[1]));
+            [_mm256_castsi256_ps(_mm256_add_epi32(low, one)), _mm256_castsi256_ps(_mm256_add_epi32(high, one))]
+        }
     }
 
     #[inline(always)]
     fn sum(self, v: Self::V) -> f32 {
-        // SAFETY: as in `both`.
-        unsafe { Self::fold(v, |a, b| _mm_add_ps(a, b), |a, b| _mm256_add_ps(a, b)) }
+        fold!(_mm256_add_ps, _mm_add_ps, v)
     }
 
     #[inline(always)]
     fn largest(self, v: Self::V) -> f32 {
-        // SAFETY: as in `both`.
-        unsafe { Self::fold(v, |a, b| _mm_max_ps(a, b), |a, b| _mm256_max_ps(a, b)) }
+        fold!(_mm256_max_ps, _mm_max_ps, v)
     }
 }

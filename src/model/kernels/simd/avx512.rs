@@ -24,24 +24,23 @@ macro_rules! one {
     ($f:ident, $($v:ident),+) => { unsafe { $f($($v),+) } };
 }
 
-impl Avx512 {
-    /// The upper half onto the lower one, down to one lane.
-    #[inline(always)]
-    fn fold(v: __m512, f: impl Fn(__m128, __m128) -> __m128, wide: impl Fn(__m256, __m256) -> __m256) -> f32 {
+/// The upper half onto the lower one, down to one lane.
+macro_rules! fold {
+    ($wide:ident, $narrow:ident, $v:ident) => {
         // SAFETY: as in `one`.
         unsafe {
-            let upper = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(v)));
-            let eight = wide(_mm512_castps512_ps256(v), upper);
-            let four = f(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
-            let two = f(four, _mm_movehl_ps(four, four));
-            _mm_cvtss_f32(f(two, _mm_movehdup_ps(two)))
+            let upper = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd($v)));
+            let eight = $wide(_mm512_castps512_ps256($v), upper);
+            let four = $narrow(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = $narrow(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32($narrow(two, _mm_movehdup_ps(two)))
         }
-    }
+    };
 }
 
 impl Simd for Avx512 {
     type V = __m512;
-    const ACCUMULATORS: usize = 24;
+    const TILE_ROWS: usize = 12;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::V {
@@ -112,13 +111,11 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn sum(self, v: Self::V) -> f32 {
-        // SAFETY: as in `one`.
-        unsafe { Self::fold(v, |a, b| _mm_add_ps(a, b), |a, b| _mm256_add_ps(a, b)) }
+        fold!(_mm256_add_ps, _mm_add_ps, v)
     }
 
     #[inline(always)]
     fn largest(self, v: Self::V) -> f32 {
-        // SAFETY: as in `one`.
-        unsafe { Self::fold(v, |a, b| _mm_max_ps(a, b), |a, b| _mm256_max_ps(a, b)) }
+        fold!(_mm256_max_ps, _mm_max_ps, v)
     }
 }

@@ -26,7 +26,7 @@ fn fold(mut lanes: Lanes, f: impl Fn(f32, f32) -> f32) -> f32 {
 
 impl Simd for Portable {
     type V = Lanes;
-    const ACCUMULATORS: usize = 6;
+    const TILE_ROWS: usize = 6;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Lanes {

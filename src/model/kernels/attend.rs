@@ -1,0 +1,142 @@
+//! Self-attention of a compiled plan: some rows of queries of one image against all of its keys and values.
+//!
+//! Keys are turned once for each head into panels; scores of a tile of queries stay in the first-level cache, are
+//! exponentiated there and multiply the values where they lie. The division by their sum comes last, in registers.
+
+use super::epilogue::Scaled;
+use super::matrix::{Mat, MatMut};
+use super::packed::{Panels, Product, Store};
+use super::simd::{LANES, Simd, Task, dispatch, load_partial, math, store_partial};
+
+/// Most queries whose scores are in memory at a time.
+const TILE: usize = 32;
+
+/// The shape of the attention of one image.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::model) struct Shape {
+    /// `T`.
+    pub(in crate::model) tokens: usize,
+    /// `C`.
+    pub(in crate::model) channels: usize,
+    /// Heads, each `C / heads` wide.
+    pub(in crate::model) heads: usize,
+}
+
+impl Shape {
+    fn width(self) -> usize {
+        self.channels / self.heads
+    }
+
+    /// Tokens, filled up to whole vectors.
+    fn padded(self) -> usize {
+        self.tokens.next_multiple_of(LANES)
+    }
+
+    /// Elements of scratch that [`attend`] needs.
+    pub(in crate::model) fn scratch(self) -> usize {
+        let values = self.tokens * self.width().next_multiple_of(LANES);
+        self.width() * self.padded() + TILE * (self.padded() + 1) + values
+    }
+}
+
+/// Rows `first ..` of `softmax(q kᵀ / √d) v` of one image, as many as `out (…, C)` has room for.
+///
+/// `qkv` is `(T, 3C)`, laid out `[q | k | v]`. Panics where `scratch` is shorter than [`Shape::scratch`].
+pub(in crate::model) fn attend(shape: Shape, qkv: &[f32], first: usize, out: &mut [f32], scratch: &mut [f32]) {
+    let Shape { tokens, channels, heads } = shape;
+    let (width, padded, stride) = (shape.width(), shape.padded(), 3 * channels);
+    let (keys, scratch) = scratch.split_at_mut(width * padded);
+    let (scores, scratch) = scratch.split_at_mut(TILE * padded);
+    let (inverse, values) = scratch.split_at_mut(TILE);
+    // Tiles of nearly equal size: a last one of a single row would cost as much as one of six.
+    let rows = out.len() / channels;
+    let tile_rows = rows.div_ceil(rows.div_ceil(TILE).max(1)).max(1);
+    for head in 0..heads {
+        let column = head * width;
+        turn(&qkv[channels + column..], [tokens, width], stride, keys);
+        let keys = Panels::new(keys, [width, tokens], [LANES, width * LANES]);
+        let values = panels_of_values(&qkv[2 * channels + column..], [tokens, width], stride, values);
+        for (tile, out) in out.chunks_mut(tile_rows * channels).enumerate() {
+            let rows = out.len() / channels;
+            let queries = &qkv[(first + tile * tile_rows) * stride + column..];
+            let x = Mat::new(queries, rows, width, stride);
+            let into = MatMut::new(scores, rows, tokens, padded);
+            Product { x, weights: keys, bias: None, out: into, epilogue: Store }.run();
+            let scale = 1.0 / (width as f32).sqrt();
+            dispatch(Exponentials { scores: &mut scores[..rows * padded], tokens, scale, inverse });
+            let x = Mat::new(scores, rows, tokens, padded);
+            let out = MatMut::new(&mut out[column..], rows, width, channels);
+            Product { x, weights: values, bias: None, out, epilogue: Scaled(inverse) }.run();
+        }
+    }
+}
+
+/// Keys `(tokens, width)`, `stride` apart, into panels of sixteen tokens, the last one filled up with zeros.
+fn turn(keys: &[f32], [tokens, width]: [usize; 2], stride: usize, panels: &mut [f32]) {
+    for (panel, lines) in panels.chunks_exact_mut(width * LANES).enumerate() {
+        let first = panel * LANES;
+        if first + LANES > tokens {
+            lines.fill(0.0);
+        }
+        let (lines, _) = lines.as_chunks_mut::<LANES>();
+        for lane in 0..LANES.min(tokens - first) {
+            let key = &keys[(first + lane) * stride..][..width];
+            for (line, k) in lines.iter_mut().zip(key) {
+                line[lane] = *k;
+            }
+        }
+    }
+}
+
+/// Values `(tokens, width)`, `stride` apart, as panels: where they lie if whole vectors fit, else copied to `scratch`.
+fn panels_of_values<'a>(
+    values: &'a [f32],
+    [tokens, width]: [usize; 2],
+    stride: usize,
+    scratch: &'a mut [f32],
+) -> Panels<'a> {
+    if width.is_multiple_of(LANES) {
+        return Panels::new(values, [tokens, width], [stride, LANES]);
+    }
+    let padded = width.next_multiple_of(LANES);
+    for (token, line) in scratch.chunks_exact_mut(padded).take(tokens).enumerate() {
+        line[..width].copy_from_slice(&values[token * stride..][..width]);
+        line[width..].fill(0.0);
+    }
+    Panels::new(scratch, [tokens, width], [padded, LANES])
+}
+
+/// Scores to `e^(scale (score - max))` in place, and the inverse of each row's sum.
+struct Exponentials<'a> {
+    /// Rows filled up to whole vectors.
+    scores: &'a mut [f32],
+    tokens: usize,
+    scale: f32,
+    inverse: &'a mut [f32],
+}
+
+impl Task for Exponentials<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let padded = self.tokens.next_multiple_of(LANES);
+        let scale = simd.splat(self.scale);
+        for (row, inverse) in self.scores.chunks_exact_mut(padded).zip(self.inverse) {
+            row[self.tokens..].fill(f32::NEG_INFINITY);
+            let mut top = simd.splat(f32::NEG_INFINITY);
+            for chunk in row.chunks_exact(LANES) {
+                top = simd.max(load_partial(simd, chunk, 0.0), top);
+            }
+            let top = simd.splat(simd.largest(top));
+            let mut sum = simd.splat(0.0);
+            for chunk in row.chunks_exact_mut(LANES) {
+                let score = load_partial(simd, chunk, 0.0);
+                let e = math::exp(simd, simd.mul(simd.sub(score, top), scale));
+                sum = simd.add(sum, e);
+                store_partial(simd, e, chunk);
+            }
+            *inverse = 1.0 / simd.sum(sum);
+        }
+    }
+}
