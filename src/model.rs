@@ -7,6 +7,7 @@
 pub mod dit;
 pub mod embedding;
 mod executable;
+pub mod image_layers;
 pub mod init;
 pub mod kernels;
 pub mod layers;
@@ -14,6 +15,8 @@ pub mod mlp;
 pub mod ops;
 pub mod patches;
 pub mod plan;
+pub mod sides;
+pub mod unet;
 pub mod workers;
 
 use candle_core::Device;
@@ -32,12 +35,14 @@ pub use kernels::team::Team;
 pub use mlp::Mlp;
 pub use ops::Network;
 pub use plan::{Plan, Query};
+pub use unet::Unet;
 pub use workers::Workers;
 
 /// A network of any architecture.
 enum AnyNetwork {
     Mlp(Mlp),
     Dit(Dit),
+    Unet(Unet),
 }
 
 impl AnyNetwork {
@@ -45,6 +50,7 @@ impl AnyNetwork {
         Ok(match architecture {
             Architecture::Mlp { .. } => Self::Mlp(Mlp::new(architecture, data, weights)?),
             Architecture::Dit { .. } => Self::Dit(Dit::new(architecture, data, weights)?),
+            Architecture::Unet { .. } => Self::Unet(Unet::new(architecture, data, weights)?),
         })
     }
 }
@@ -54,6 +60,7 @@ impl Network for AnyNetwork {
         match self {
             Self::Mlp(net) => Network::velocity(net, ops, arguments),
             Self::Dit(net) => Network::velocity(net, ops, arguments),
+            Self::Unet(net) => Network::velocity(net, ops, arguments),
         }
     }
 }

@@ -156,6 +156,21 @@ pub enum Architecture {
         /// Highest angular frequency of the time embedding, rad per unit time.
         max_frequency: f64,
     },
+    /// Convolutional U-Net (SongUNet of EDM, arXiv 2206.00364, as DDPM++) conditioned on `s`, `t - s` and the class.
+    Unet {
+        /// Channels of the first level, before its multiplier.
+        channels: usize,
+        /// Channels of each level over `channels`; each level has half the resolution of the one before.
+        multipliers: Vec<usize>,
+        /// Residual blocks of a level on the way down; on the way up there is one more.
+        blocks: usize,
+        /// Heights of the activations whose blocks attend. The middle of the network always does, once.
+        attention: Vec<usize>,
+        /// Sinusoids per embedded time.
+        frequencies: usize,
+        /// Highest angular frequency of the time embedding, rad per unit time.
+        max_frequency: f64,
+    },
 }
 
 impl Architecture {
@@ -164,6 +179,7 @@ impl Architecture {
         match self {
             Self::Mlp { .. } => "mlp",
             Self::Dit { .. } => "dit",
+            Self::Unet { .. } => "unet",
         }
     }
 }
@@ -294,7 +310,7 @@ pub(super) mod tests {
             ("\"patch\": 2,", "\"patch\": 2, \"patch\": 2,", "duplicate field `patch`"),
             ("\"steps\": 10,", "\"steps\": 10, \"steps\": 10,", "duplicate field `steps`"),
             ("\"kind\": \"none\"", "\"kind\": \"none\", \"max\": 3", "unknown field `guidance.max`"),
-            ("\"kind\": \"dit\"", "\"kind\": \"unet\"", "unknown variant `unet`"),
+            ("\"kind\": \"dit\"", "\"kind\": \"gan\"", "unknown variant `gan`"),
             ("\"patch\": 2", "\"patch\": 3", "patch"),
         ] {
             let text = json().replace(from, to);

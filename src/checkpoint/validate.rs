@@ -27,6 +27,8 @@ const MAX_RECIPE_BYTES: usize = 1 << 20;
 const MAX_WIDTH: usize = 1 << 14;
 const MAX_DEPTH: usize = 256;
 const MAX_MLP_RATIO: usize = 16;
+/// Most resolutions of a U-Net.
+const MAX_LEVELS: usize = 12;
 const MAX_FREQUENCIES: usize = 4096;
 /// Highest angular frequency of an embedding, rad per unit time.
 const MAX_FREQUENCY: f64 = 1e6;
@@ -48,6 +50,7 @@ pub(super) fn problems(manifest: &Manifest) -> Vec<String> {
     match &manifest.architecture {
         Architecture::Mlp { .. } => mlp(manifest, &mut all),
         Architecture::Dit { .. } => dit(manifest, &mut all),
+        Architecture::Unet { .. } => unet(manifest, &mut all),
     }
     all.0
 }
@@ -141,6 +144,50 @@ fn patches(shape: &[usize], patch: usize, all: &mut Problems) {
     });
 }
 
+fn unet(manifest: &Manifest, all: &mut Problems) {
+    let Architecture::Unet { channels, multipliers, blocks, frequencies, max_frequency, .. } = &manifest.architecture
+    else {
+        return;
+    };
+    all.within("architecture.channels", *channels, 1..=MAX_WIDTH);
+    all.within("architecture.multipliers' number", multipliers.len(), 1..=MAX_LEVELS);
+    multipliers.iter().for_each(|&multiplier| all.within("architecture.multipliers", multiplier, 1..=MAX_WIDTH));
+    all.within("architecture.blocks", *blocks, 1..=MAX_DEPTH);
+    all.frequencies(*frequencies, *max_frequency);
+    levels(manifest, all);
+    // A block takes the widest activations twice over: 9 (2 + 1) width² in convolutions, 2 width² in the skip, 4 width²
+    // in attention, 4 channels · width in the condition. Down, up and in the middle there are more than the blocks.
+    let width = multipliers.iter().max().and_then(|widest| widest.checked_mul(*channels));
+    let of_block = width.and_then(|w| w.checked_mul(33)).and_then(|n| n.checked_add(channels.checked_mul(4)?));
+    let count = blocks.checked_mul(2).and_then(|n| n.checked_add(3)?.checked_mul(multipliers.len())?.checked_add(2));
+    let rows = of_block.zip(count).and_then(|(rows, count)| rows.checked_mul(count));
+    all.fits(manifest, width.unwrap_or(usize::MAX), rows);
+    all.fits(manifest, frequencies.saturating_mul(4), Some(channels.saturating_mul(4)));
+}
+
+/// Sides halve from level to level, and where pixels attend there are not too many of them.
+fn levels(manifest: &Manifest, all: &mut Problems) {
+    let (Architecture::Unet { multipliers, attention, .. }, &[_, height, width]) =
+        (&manifest.architecture, manifest.data.shape.as_slice())
+    else {
+        return all.require(false, || "a unet needs data of shape [channels, height, width]".into());
+    };
+    let last = multipliers.len().saturating_sub(1).min(MAX_LEVELS);
+    let divides = [height, width].iter().all(|side| side.is_multiple_of(1 << last));
+    all.require(divides, || format!("an image of {height} × {width} cannot be halved {last} times"));
+    for side in attention {
+        let level = (0..=last).find(|level| height >> level == *side);
+        all.require(level.is_some(), || {
+            format!("architecture.attention names the height {side}, which no level of this network has")
+        });
+    }
+    for level in (0..=last).filter(|&level| level == last || attention.contains(&(height >> level))) {
+        all.require(product(&[height >> level, width >> level]).is_some_and(|n| n <= MAX_TOKENS), || {
+            format!("{} × {} pixels that attend are more than {MAX_TOKENS}", height >> level, width >> level)
+        });
+    }
+}
+
 fn product(sides: &[usize]) -> Option<usize> {
     sides.iter().try_fold(1usize, |n, &side| n.checked_mul(side))
 }
@@ -230,6 +277,47 @@ mod tests {
         assert!(check(|m| m.data.shape = vec![2]).contains("a dit needs"));
         let mlp = Architecture::Mlp { width: 8, depth: 0, frequencies: 4, max_frequency: 8.0 };
         assert!(check(|m| m.architecture = mlp).contains("depth 0"));
+    }
+
+    #[test]
+    fn a_unet_is_bounded() {
+        let unet = |change: fn(&mut Manifest)| {
+            check(|m| {
+                m.architecture = Architecture::Unet {
+                    channels: 32,
+                    multipliers: vec![1, 2, 2],
+                    blocks: 2,
+                    attention: vec![7],
+                    frequencies: 16,
+                    max_frequency: 16.0,
+                };
+                change(m);
+            })
+        };
+        let with = |channels, multipliers: &[usize], blocks, attention: &[usize]| {
+            let (multipliers, attention) = (multipliers.to_vec(), attention.to_vec());
+            let (frequencies, max_frequency) = (16, 16.0);
+            Architecture::Unet { channels, multipliers, blocks, attention, frequencies, max_frequency }
+        };
+        let all = |architecture| check(|m| m.architecture = architecture);
+        assert_eq!(unet(|_| ()), "");
+        assert!(unet(|m| m.data.shape = vec![1, 28, 30]).contains("28 × 30 cannot be halved 2 times"));
+        assert!(unet(|m| m.data.shape = vec![2]).contains("a unet needs"));
+        assert!(all(with(32, &[], 2, &[])).contains("multipliers' number 0"));
+        assert!(all(with(32, &[1; 13], 2, &[])).contains("multipliers' number 13"));
+        assert!(all(with(32, &[1, 0], 2, &[])).contains("multipliers 0"));
+        assert!(all(with(0, &[1], 2, &[])).contains("channels 0"));
+        assert!(all(with(32, &[1], 0, &[])).contains("blocks 0"));
+        assert!(all(with(32, &[1, 2], 2, &[8])).contains("names the height 8"));
+        assert!(all(with(1 << 14, &[2], 2, &[])).contains("weights"));
+        assert!(all(with(usize::MAX, &[usize::MAX], usize::MAX, &[])).contains("weights"));
+        assert!(
+            check(|m| {
+                m.data.shape = vec![1, 256, 256];
+                m.architecture = with(32, &[1, 1], 1, &[256]);
+            })
+            .contains("256 × 256 pixels")
+        );
     }
 
     #[test]

@@ -11,8 +11,11 @@ pub(super) mod attend;
 mod attention;
 mod attention_tangent;
 mod composed;
+pub(super) mod conv;
 pub(super) mod epilogue;
 mod gemm;
+pub(super) mod group_norm;
+mod images;
 mod layer_norm;
 mod linear;
 mod loops;
@@ -20,15 +23,19 @@ pub(super) mod matrix;
 mod modulate;
 mod op;
 pub(super) mod packed;
+mod padded;
+pub(super) mod resample;
 pub(super) mod rows;
 mod silu;
 mod simd;
 pub mod team;
+mod winograd;
 
 use crate::flow::dual::Dual;
 use attention::Attention;
 use attention_tangent::AttentionTangent;
 use candle_core::{DType, Result, Tensor};
+pub use images::{conv3x3, downsample, group_norm, residual, upsample};
 use layer_norm::{LayerNorm, LayerNormTangent};
 use linear::{Linear, LinearTangent};
 use modulate::{GatedAdd, Modulate};
@@ -120,7 +127,7 @@ mod tests {
     use candle_core::{Device, Var};
 
     /// Reproducible values in [-1, 1], different for every `seed`.
-    fn values(seed: usize, len: usize) -> Vec<f64> {
+    pub(super) fn values(seed: usize, len: usize) -> Vec<f64> {
         (0..len).map(|i| ((i * 7919 + seed * 104_729 + 17) as f64 * 0.618_033_988_7).fract() * 2.0 - 1.0).collect()
     }
 
@@ -209,7 +216,7 @@ mod tests {
     }
 
     /// Checks `op` on the shapes with every subset of tangents among the first `duals` arguments.
-    fn check(shapes: &[&[usize]], duals: usize, op: impl Fn(&[Dual]) -> Result<Dual>) {
+    pub(super) fn check(shapes: &[&[usize]], duals: usize, op: impl Fn(&[Dual]) -> Result<Dual>) {
         for subset in 0..1 << duals {
             let shapes: Vec<_> = shapes.iter().map(|s| s.to_vec()).collect();
             let tangents = (0..shapes.len()).map(|i| i < duals && subset >> i & 1 == 1).collect();

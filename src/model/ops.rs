@@ -11,6 +11,7 @@
 use candle_core::{D, Result, Tensor};
 
 use super::embedding::{self, Sinusoids};
+use super::image_layers::{Conv3x3, GroupNorm, Sides};
 use super::kernels;
 use super::layers::Linear;
 use super::patches::Patches;
@@ -73,6 +74,16 @@ pub trait Ops {
     fn gated_add(&self, x: &Self::Value, gate: &Self::Value, y: &Self::Value) -> Result<Self::Value>;
     /// Self-attention of `qkv (B, T, 3C)`, see [`kernels::attention`].
     fn attention(&self, qkv: &Self::Value, heads: usize) -> Result<Self::Value>;
+    /// A convolution of images `(B, T, K)`, with `shift (B, N)` added at every pixel.
+    fn conv3x3(&self, x: &Self::Value, conv: &Conv3x3, shift: Option<&Self::Value>) -> Result<Self::Value>;
+    /// Group norm of images `(B, T, C)`.
+    fn group_norm(&self, x: &Self::Value, norm: &GroupNorm) -> Result<Self::Value>;
+    /// The mean of 2×2 pixels of images `(B, T, C)` of `sides`.
+    fn downsample(&self, x: &Self::Value, sides: Sides) -> Result<Self::Value>;
+    /// Every pixel of images `(B, T, C)` of `sides` 2×2 times.
+    fn upsample(&self, x: &Self::Value, sides: Sides) -> Result<Self::Value>;
+    /// `(a + b) / √2` of one shape.
+    fn residual(&self, a: &Self::Value, b: &Self::Value) -> Result<Self::Value>;
 }
 
 /// Computes at once, on duals.
@@ -148,6 +159,28 @@ impl Ops for Eager {
 
     fn attention(&self, qkv: &Dual, heads: usize) -> Result<Dual> {
         kernels::attention(qkv, heads)
+    }
+
+    fn conv3x3(&self, x: &Dual, conv: &Conv3x3, shift: Option<&Dual>) -> Result<Dual> {
+        let bias = Dual::constant(&conv.bias);
+        let bias = shift.map_or_else(|| Ok(bias.clone()), |shift| shift.add(&bias))?;
+        kernels::conv3x3(x, conv.sides, &conv.weight, &bias)
+    }
+
+    fn group_norm(&self, x: &Dual, norm: &GroupNorm) -> Result<Dual> {
+        kernels::group_norm(x, &norm.weight, &norm.bias, norm.groups, norm.eps)
+    }
+
+    fn downsample(&self, x: &Dual, sides: Sides) -> Result<Dual> {
+        kernels::downsample(x, sides)
+    }
+
+    fn upsample(&self, x: &Dual, sides: Sides) -> Result<Dual> {
+        kernels::upsample(x, sides)
+    }
+
+    fn residual(&self, a: &Dual, b: &Dual) -> Result<Dual> {
+        kernels::residual(a, b)
     }
 }
 

@@ -154,7 +154,7 @@ impl Plan {
                 if all * step.kind.cost(width) < SHARED_COST {
                     return step.run(cx, 0, out, &scratch[0]);
                 }
-                let share = all.div_ceil(session.threads());
+                let share = all.div_ceil(session.threads()).next_multiple_of(step.kind.unit());
                 session.chunks(out, share * width, |thread, index, out| {
                     step.run(cx, index * share, out, &scratch[thread]);
                 });

@@ -96,6 +96,51 @@ impl<'a> Panels<'a> {
     }
 }
 
+/// The left side of a product: a matrix whose rows are alike, each a few runs of elements at equal distances.
+///
+/// # Safety
+/// From each of the pointers that [`starts`](Self::starts) gives for rows of the matrix, all elements of its
+/// [`runs`](Self::runs) must be readable, and together they must be as many as the matrix has columns.
+pub(in crate::model) unsafe trait Rows: Copy {
+    /// Rows and columns.
+    fn shape(self) -> [usize; 2];
+    /// How the elements of a row follow each other.
+    fn runs(self) -> Runs;
+    /// Where the rows from `row` on begin. Panics where there are fewer.
+    fn starts<const R: usize>(self, row: usize) -> [*const f32; R];
+}
+
+/// The elements of a row: `count` runs of `len` elements `step` apart, the runs `jump` apart.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::model) struct Runs {
+    pub(super) count: usize,
+    pub(super) len: usize,
+    pub(super) step: usize,
+    pub(super) jump: usize,
+}
+
+// SAFETY: a `Mat` asserts that all its elements lie in its slice when it is made.
+unsafe impl Rows for Mat<'_> {
+    #[inline(always)]
+    fn shape(self) -> [usize; 2] {
+        [self.rows, self.cols]
+    }
+
+    #[inline(always)]
+    fn runs(self) -> Runs {
+        Runs { count: 1, len: self.cols, step: self.col_stride, jump: 0 }
+    }
+
+    #[inline(always)]
+    fn starts<const R: usize>(self, row: usize) -> [*const f32; R] {
+        let mut starts = [std::ptr::null(); R];
+        for r in 0..R {
+            starts[r] = self.row_ptr(row + r);
+        }
+        starts
+    }
+}
+
 /// What becomes of the sums of a product before they are written.
 pub(in crate::model) trait Epilogue: Copy {
     /// The values of up to sixteen columns from `column` on of `row`, from their sums `x W + b` and from what is in
@@ -126,9 +171,9 @@ impl Epilogue for Store {
 }
 
 /// `out = epilogue(x W + b)`.
-pub(in crate::model) struct Product<'a, E> {
+pub(in crate::model) struct Product<'a, X, E> {
     /// `x (M, K)`.
-    pub(in crate::model) x: Mat<'a>,
+    pub(in crate::model) x: X,
     /// `W (K, N)`.
     pub(in crate::model) weights: Panels<'a>,
     /// `b (N)`; zeros if absent.
@@ -139,19 +184,20 @@ pub(in crate::model) struct Product<'a, E> {
     pub(in crate::model) epilogue: E,
 }
 
-impl<E: Epilogue> Product<'_, E> {
+impl<X: Rows, E: Epilogue> Product<'_, X, E> {
     /// Computes it on this thread.
     ///
     /// Panics where the shapes do not go together.
     pub(in crate::model) fn run(self) {
-        assert_eq!(self.x.cols, self.weights.inner, "inner dimensions differ");
-        assert_eq!((self.out.rows, self.out.cols), (self.x.rows, self.weights.outer), "the result has another shape");
+        let [rows, columns] = self.x.shape();
+        assert_eq!(columns, self.weights.inner, "inner dimensions differ");
+        assert_eq!((self.out.rows, self.out.cols), (rows, self.weights.outer), "the result has another shape");
         assert!(self.bias.is_none_or(|bias| bias.len() == self.weights.outer), "a bias of another length");
         dispatch(self);
     }
 }
 
-impl<E: Epilogue> Task for Product<'_, E> {
+impl<X: Rows, E: Epilogue> Task for Product<'_, X, E> {
     type Output = ();
 
     #[inline(always)]
@@ -159,7 +205,7 @@ impl<E: Epilogue> Task for Product<'_, E> {
         if self.weights.outer == 0 {
             return;
         }
-        let tiles = Tiles::new(self.x.rows, S::TILE_ROWS);
+        let tiles = Tiles::new(self.out.rows, S::TILE_ROWS);
         let panels = self.weights.outer.div_ceil(LANES);
         // A tile's rows of `x` stay in the first-level cache while a block of panels streams past.
         let block = (BLOCK_BYTES / (self.weights.inner * size_of::<Line>()).max(1)).max(1).next_multiple_of(6);
@@ -193,7 +239,7 @@ impl Tiles {
     }
 }
 
-impl<E: Epilogue> Product<'_, E> {
+impl<X: Rows, E: Epilogue> Product<'_, X, E> {
     /// Some panels of `rows`. Few rows take several panels at a time, for their chains to hide each other's latency.
     #[inline(always)]
     fn tile<S: Simd>(&mut self, simd: S, rows: Range<usize>, panels: Range<usize>) {
@@ -222,12 +268,10 @@ impl<E: Epilogue> Product<'_, E> {
     /// Some panels of `R` rows from `row` on, `P` panels at a time.
     #[inline(always)]
     fn sized<S: Simd, const R: usize, const P: usize>(&mut self, simd: S, row: usize, panels: Range<usize>) {
-        let (inner, columns) = (self.weights.inner, self.weights.outer);
-        let strides = [self.x.col_stride, self.weights.line];
-        let mut x = [std::ptr::null(); R];
+        let (columns, line) = (self.weights.outer, self.weights.line);
+        let (starts, Runs { count, len, step, jump }) = (self.x.starts::<R>(row), self.x.runs());
         let mut out = [std::ptr::null_mut::<f32>(); R];
         for r in 0..R {
-            x[r] = self.x.row_ptr(row + r);
             out[r] = self.out.row_mut(row + r).as_mut_ptr();
         }
         for first in panels.clone().step_by(P) {
@@ -244,9 +288,18 @@ impl<E: Epilogue> Product<'_, E> {
                     }
                 }
             }
-            // SAFETY: `x` points to rows of a `Mat` of `inner` columns, `w` to panels of `inner` lines; both were
-            // asserted to lie in their slices when they were made.
-            let sums = unsafe { chains(simd, x, w, strides, inner, sums) };
+            let mut x = starts;
+            for _ in 0..count {
+                // SAFETY: `Rows` vouches for the runs of `x`; `Panels` has asserted that its lines lie in its data, and
+                // `run` that there are as many as a row of `x` has elements.
+                sums = unsafe { chains(simd, x, w, [step, line], len, sums) };
+                for r in 0..R {
+                    x[r] = x[r].wrapping_add(jump);
+                }
+                for p in 0..P {
+                    w[p] = w[p].wrapping_add(len * line);
+                }
+            }
             for p in 0..P {
                 let column = (first + p) * LANES;
                 if P > 1 && first + p >= panels.end {

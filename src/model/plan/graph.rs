@@ -3,6 +3,7 @@
 use candle_core::{Result, Tensor, bail};
 
 use crate::model::patches::Patches;
+use crate::model::sides::Sides;
 
 /// A value's place in the order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +64,16 @@ pub(super) enum Op {
     GatedAdd { x: Id, gate: Id, y: Id },
     /// Self-attention.
     Attention { qkv: Id, heads: usize },
+    /// A convolution of images of `sides`: `weight (3, 3, K, N)`, `bias (N)`, and a vector added at every pixel.
+    Conv { x: Id, shift: Option<Id>, sides: Sides, weight: Tensor, bias: Tensor },
+    /// Group norm: `weight (C)`, `bias (C)`.
+    GroupNorm { x: Id, groups: usize, eps: f64, weight: Tensor, bias: Tensor },
+    /// The mean of 2×2 pixels of images of `sides`.
+    Downsample { x: Id, sides: Sides },
+    /// Every pixel of images of `sides` 2×2 times.
+    Upsample { x: Id, sides: Sides },
+    /// `(a + b) / √2`.
+    Residual { a: Id, b: Id },
 }
 
 impl Op {
@@ -78,8 +89,13 @@ impl Op {
             | Self::Split { x, .. }
             | Self::Join { x, .. }
             | Self::LayerNorm { x, .. }
-            | Self::Attention { qkv: x, .. } => vec![x],
-            Self::Add { a, b } | Self::Sub { a, b } | Self::Concat { a, b } => vec![a, b],
+            | Self::Attention { qkv: x, .. }
+            | Self::Conv { x, shift: None, .. }
+            | Self::GroupNorm { x, .. }
+            | Self::Downsample { x, .. }
+            | Self::Upsample { x, .. } => vec![x],
+            Self::Add { a, b } | Self::Sub { a, b } | Self::Concat { a, b } | Self::Residual { a, b } => vec![a, b],
+            Self::Conv { x, shift: Some(shift), .. } => vec![x, shift],
             Self::Modulate { x, scale, shift } => vec![x, scale, shift],
             Self::GatedAdd { x, gate, y } => vec![x, gate, y],
         }

@@ -3,8 +3,9 @@
 use candle_core::{Result, Tensor};
 
 use super::graph::{Graph, Id, Op};
-use super::step::{Kind, Modulation, Source, Then};
+use super::step::{Convolution, Kind, Modulation, Source, Then};
 use crate::model::kernels::attend;
+use crate::model::kernels::conv::Served;
 use crate::model::kernels::matrix::Mat;
 use crate::model::kernels::packed::Packed;
 
@@ -90,12 +91,14 @@ impl Lowering<'_> {
             (Op::Linear { .. }, Op::Silu { .. } | Op::AddConstant { .. }) => true,
             (Op::Linear { .. }, Op::GatedAdd { y, .. }) => *y == id,
             (Op::LayerNorm { .. }, Op::Modulate { x, .. }) => *x == id,
+            (Op::GroupNorm { .. }, Op::Silu { .. }) => true,
+            (Op::Linear { .. } | Op::Conv { .. }, Op::Residual { a, b }) => *b == id && *a != id,
             _ => false,
         };
         fits.then_some(consumer)
     }
 
-    /// The layer norm or linear layer whose work `taker` does as well.
+    /// The norm, linear layer or convolution whose work `taker` does as well.
     fn absorbed(&self, id: Id, taker: Id) -> Option<&Op> {
         (self.absorbed_by(id) == Some(taker)).then(|| self.graph.op(id))
     }
@@ -117,6 +120,7 @@ impl Lowering<'_> {
             Op::Join { x, patches } => Kind::Join { x: at(*x), patches: *patches },
             Op::Linear { .. } => self.linear(self.graph.op(id), Then::Store)?,
             Op::Silu { x } => match self.absorbed(*x, id) {
+                Some(norm @ Op::GroupNorm { .. }) => self.group_norm(norm, true)?,
                 Some(linear) => self.linear(linear, Then::Silu)?,
                 None => Kind::Silu { x: at(*x) },
             },
@@ -146,8 +150,42 @@ impl Lowering<'_> {
                 let Source { rows: tokens, width, .. } = at(*qkv);
                 Kind::Attention { qkv: at(*qkv), shape: attend::Shape { tokens, channels: width / 3, heads: *heads } }
             }
+            Op::Conv { .. } => self.conv(self.graph.op(id), None)?,
+            Op::GroupNorm { .. } => self.group_norm(self.graph.op(id), false)?,
+            Op::Downsample { x, sides } => Kind::Downsample { x: at(*x), sides: *sides },
+            Op::Upsample { x, sides } => Kind::Upsample { x: at(*x), sides: *sides },
+            Op::Residual { a, b } => match self.absorbed(*b, id) {
+                Some(conv @ Op::Conv { .. }) => self.conv(conv, Some(*a))?,
+                Some(linear) => self.linear(linear, Then::Join(self.whole(*a)?))?,
+                None => Kind::Residual { a: at(*a), b: at(*b) },
+            },
         };
         Ok((kind, None))
+    }
+
+    /// Where a value lies that is needed in one piece.
+    fn whole(&self, id: Id) -> Result<Source> {
+        let source = self.views[id.0];
+        if source.stride != source.width {
+            candle_core::bail!("an image that is a part of another value: {source:?}")
+        }
+        Ok(source)
+    }
+
+    fn conv(&self, op: &Op, residual: Option<Id>) -> Result<Kind> {
+        let Op::Conv { x, shift, sides, weight, bias } = op else { candle_core::bail!("no convolution: {op:?}") };
+        let (_, _, inputs, outputs) = weight.dims4()?;
+        let shift = shift.map(|shift| self.whole(shift)).transpose()?;
+        let residual = residual.map(|branch| self.whole(branch)).transpose()?;
+        let kernel = Served::new(*sides, [inputs, outputs], &numbers(weight)?);
+        let conv = Convolution { kernel, bias: numbers(bias)?, width: sides.width };
+        Ok(Kind::Conv { x: self.whole(*x)?, conv, shift, residual })
+    }
+
+    fn group_norm(&self, op: &Op, silu: bool) -> Result<Kind> {
+        let Op::GroupNorm { x, groups, eps, weight, bias } = op else { candle_core::bail!("no group norm: {op:?}") };
+        let weights = [numbers(weight)?, numbers(bias)?];
+        Ok(Kind::GroupNorm { x: self.whole(*x)?, groups: *groups, eps: *eps as f32, weights, silu })
     }
 
     fn linear(&self, op: &Op, then: Then) -> Result<Kind> {

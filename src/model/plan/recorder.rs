@@ -6,9 +6,11 @@ use candle_core::{Result, Tensor, bail};
 
 use super::graph::{Graph, Id, Op, Shape};
 use crate::model::embedding::Sinusoids;
+use crate::model::image_layers::{Conv3x3, GroupNorm};
 use crate::model::layers::Linear;
 use crate::model::ops::{Arguments, Network, Ops};
 use crate::model::patches::Patches;
+use crate::model::sides::Sides;
 
 /// Writes down what a network does.
 #[derive(Debug, Default)]
@@ -155,5 +157,45 @@ impl Ops for Recorder {
         let Shape { rows, width } = self.shape(*qkv);
         self.check(heads > 0 && width.is_multiple_of(3 * heads), &format!("attention of {heads} heads"), &[*qkv])?;
         self.push(Op::Attention { qkv: qkv.0, heads }, rows, width / 3)
+    }
+
+    fn conv3x3(&self, x: &Recorded, conv: &Conv3x3, shift: Option<&Recorded>) -> Result<Recorded> {
+        let (_, _, inputs, outputs) = conv.weight.dims4()?;
+        let Shape { rows, width } = self.shape(*x);
+        let fits = rows == conv.sides.pixels() && width == inputs;
+        self.check(fits, &format!("a convolution of {:?} of {inputs} channels", conv.sides), &[*x])?;
+        let (weight, bias) = (conv.weight.clone(), conv.bias.clone());
+        let op = Op::Conv { x: x.0, shift: shift.map(|shift| shift.0), sides: conv.sides, weight, bias };
+        let result = self.push(op, rows, outputs)?;
+        if let Some(shift) = shift {
+            self.check_vectors("a shift", result, &[*shift])?;
+        }
+        Ok(result)
+    }
+
+    fn group_norm(&self, x: &Recorded, norm: &GroupNorm) -> Result<Recorded> {
+        let channels = norm.weight.dims1()?;
+        let fits = self.shape(*x).width == channels && channels.is_multiple_of(norm.groups);
+        self.check(fits, &format!("a norm of {channels} channels in {} groups", norm.groups), &[*x])?;
+        let (weight, bias) = (norm.weight.clone(), norm.bias.clone());
+        self.push_like(Op::GroupNorm { x: x.0, groups: norm.groups, eps: norm.eps, weight, bias }, *x)
+    }
+
+    fn downsample(&self, x: &Recorded, sides: Sides) -> Result<Recorded> {
+        let Shape { rows, width } = self.shape(*x);
+        let half = sides.halved(1);
+        self.check(rows == sides.pixels() && half.doubled() == sides, &format!("half of {sides:?}"), &[*x])?;
+        self.push(Op::Downsample { x: x.0, sides }, half.pixels(), width)
+    }
+
+    fn upsample(&self, x: &Recorded, sides: Sides) -> Result<Recorded> {
+        let Shape { rows, width } = self.shape(*x);
+        self.check(rows == sides.pixels(), &format!("twice {sides:?}"), &[*x])?;
+        self.push(Op::Upsample { x: x.0, sides }, sides.doubled().pixels(), width)
+    }
+
+    fn residual(&self, a: &Recorded, b: &Recorded) -> Result<Recorded> {
+        self.check(self.shape(*a) == self.shape(*b), "residual", &[*a, *b])?;
+        self.push_like(Op::Residual { a: a.0, b: b.0 }, *a)
     }
 }
