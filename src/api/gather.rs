@@ -84,7 +84,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gathering<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         // A connection's task begins every turn by reading.
         if self.stage == Stage::Yielding {
-            self.stage = Stage::Due;
+            (self.stage, self.more) = (Stage::Due, false);
         }
         Pin::new(&mut self.inner).poll_read(cx, buffer)
     }
@@ -139,5 +139,157 @@ impl<S: Connected> Connected for Gathering<S> {
 
     fn connect_info(&self) -> S::ConnectInfo {
         self.inner.connect_info()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Wake, Waker};
+
+    use super::*;
+
+    /// A connection on which nothing comes, and what each write to it had; full where it may not be written to.
+    #[derive(Debug, Default)]
+    struct Wire {
+        written: Vec<Vec<u8>>,
+        is_full: bool,
+        is_shut: bool,
+    }
+
+    impl AsyncRead for Wire {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for Wire {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            if self.is_full {
+                return Poll::Pending;
+            }
+            self.written.push(bytes.to_vec());
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.is_shut = true;
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// Counts how often the connection's task is woken.
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A connection and its task.
+    struct Scene {
+        connection: Gathering<Wire>,
+        wakes: Arc<Wakes>,
+        waker: Waker,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let wakes = Arc::new(Wakes::default());
+            Self { connection: Gathering::new(Wire::default()), waker: Arc::clone(&wakes).into(), wakes }
+        }
+
+        /// The task has its next turn, which begins with a look for what has come.
+        fn turn(&mut self) {
+            let (mut space, mut cx) = ([0; 8], Context::from_waker(&self.waker));
+            assert!(Pin::new(&mut self.connection).poll_read(&mut cx, &mut ReadBuf::new(&mut space)).is_pending());
+        }
+
+        fn write(&mut self, parts: &[&[u8]]) -> Poll<io::Result<usize>> {
+            let parts: Vec<_> = parts.iter().map(|part| IoSlice::new(part)).collect();
+            Pin::new(&mut self.connection).poll_write_vectored(&mut Context::from_waker(&self.waker), &parts)
+        }
+
+        fn flush(&mut self) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.connection).poll_flush(&mut Context::from_waker(&self.waker))
+        }
+
+        /// Frames as HTTP/2 writes them: each with a flush, and a last flush.
+        fn frames(&mut self, frames: &[&[&[u8]]]) {
+            for frame in frames {
+                assert!(self.write(frame).is_ready() && self.flush().is_ready());
+            }
+            assert!(self.flush().is_ready());
+        }
+
+        fn written(&self) -> Vec<&[u8]> {
+            self.connection.inner.written.iter().map(Vec::as_slice).collect()
+        }
+
+        fn wakes(&self) -> usize {
+            self.wakes.0.load(Ordering::Relaxed)
+        }
+    }
+
+    #[test]
+    fn the_frames_of_two_turns_leave_at_once_after_the_others_had_theirs() {
+        let mut scene = Scene::new();
+        scene.turn();
+        scene.frames(&[&[b"a", b"A"], &[b"b"]]);
+        assert_eq!((scene.written().len(), scene.wakes()), (0, 1), "the task is to come again");
+        scene.turn();
+        scene.frames(&[&[b"c", b"C"], &[b"d", b"D"]]);
+        assert_eq!(scene.written(), [b"aAbcCdD"]);
+    }
+
+    #[test]
+    fn a_frame_that_is_alone_leaves_in_the_next_turn() {
+        let mut scene = Scene::new();
+        for round in 1..=2 {
+            scene.turn();
+            scene.frames(&[&[b"a", b"A"]]);
+            scene.turn();
+            scene.frames(&[]);
+            assert_eq!((scene.written().len(), scene.wakes()), (round, round));
+        }
+    }
+
+    #[test]
+    fn while_bytes_remain_the_task_is_woken() {
+        let mut scene = Scene::new();
+        for turn in 1..10 {
+            scene.turn();
+            assert!(scene.write(&[b"a", b"A"]).is_ready() && scene.flush().is_ready());
+            assert!(scene.connection.gathered.is_empty() || scene.wakes() >= turn, "{turn}");
+        }
+    }
+
+    #[test]
+    fn a_full_connection_takes_no_more_than_its_bound() {
+        let mut scene = Scene::new();
+        scene.connection.inner.is_full = true;
+        let piece = [0; 1000];
+        let taken = std::iter::from_fn(|| scene.write(&[&piece]).is_ready().then_some(piece.len())).sum::<usize>();
+        assert!((MOST_BYTES - piece.len()..=MOST_BYTES).contains(&taken), "{taken}");
+        scene.connection.inner.is_full = false;
+        assert!(scene.write(&[&piece]).is_ready());
+        assert_eq!(scene.written().concat().len(), taken, "the rest follows what has left");
+        assert!(scene.connection.gathered.capacity() <= KEPT_BYTES);
+    }
+
+    #[test]
+    fn what_was_gathered_leaves_before_the_end() {
+        let mut scene = Scene::new();
+        scene.frames(&[&[b"a"]]);
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(Pin::new(&mut scene.connection).poll_shutdown(&mut cx).is_ready());
+        assert!(scene.written() == [b"a"] && scene.connection.inner.is_shut);
     }
 }
