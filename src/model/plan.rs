@@ -23,7 +23,7 @@ pub use recorder::Recorder;
 use step::{Context, Part};
 
 /// Numbers in the buffers of a group of images that a thread takes through the network: half of a second-level cache.
-const GROUP_NUMBERS: usize = 64 << 10;
+const GROUP_NUMBERS: usize = 256 << 10;
 
 /// Most images of a group.
 const GROUP_IMAGES: usize = 64;

@@ -115,28 +115,56 @@ struct Exponentials<'a> {
     inverse: &'a mut [f32],
 }
 
+/// Rows that are exponentiated side by side, so that their reductions hide each other's latency.
+const ABREAST: usize = 4;
+
 impl Task for Exponentials<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let padded = self.tokens.next_multiple_of(LANES);
-        let scale = simd.splat(self.scale);
-        for (row, inverse) in self.scores.chunks_exact_mut(padded).zip(self.inverse) {
-            row[self.tokens..].fill(f32::NEG_INFINITY);
-            let mut top = simd.splat(f32::NEG_INFINITY);
-            for chunk in row.chunks_exact(LANES) {
-                top = simd.max(load_partial(simd, chunk, 0.0), top);
-            }
-            let top = simd.splat(simd.largest(top));
-            let mut sum = simd.splat(0.0);
-            for chunk in row.chunks_exact_mut(LANES) {
-                let score = load_partial(simd, chunk, 0.0);
-                let e = math::exp(simd, simd.mul(simd.sub(score, top), scale));
-                sum = simd.add(sum, e);
-                store_partial(simd, e, chunk);
-            }
-            *inverse = 1.0 / simd.sum(sum);
+        let Self { scores, tokens, scale, inverse } = self;
+        let padded = tokens.next_multiple_of(LANES);
+        let rows = scores.len() / padded;
+        let whole = rows - rows % ABREAST;
+        let (scores, rest) = scores.split_at_mut(whole * padded);
+        for (scores, inverse) in scores.chunks_exact_mut(ABREAST * padded).zip(inverse.chunks_exact_mut(ABREAST)) {
+            exponentiate::<S, ABREAST>(simd, scores, tokens, scale, inverse);
         }
+        for (scores, inverse) in rest.chunks_exact_mut(padded).zip(inverse[whole..].chunks_exact_mut(1)) {
+            exponentiate::<S, 1>(simd, scores, tokens, scale, inverse);
+        }
+    }
+}
+
+/// [`Exponentials`] of `R` rows.
+#[inline(always)]
+fn exponentiate<S: Simd, const R: usize>(simd: S, scores: &mut [f32], tokens: usize, scale: f32, inverse: &mut [f32]) {
+    let padded = tokens.next_multiple_of(LANES);
+    let scale = simd.splat(scale);
+    let mut top = [simd.splat(f32::NEG_INFINITY); R];
+    for r in 0..R {
+        scores[r * padded + tokens..(r + 1) * padded].fill(f32::NEG_INFINITY);
+    }
+    for start in (0..padded).step_by(LANES) {
+        for r in 0..R {
+            top[r] = simd.max(load_partial(simd, &scores[r * padded + start..][..LANES], 0.0), top[r]);
+        }
+    }
+    let mut sum = [simd.splat(0.0); R];
+    for r in 0..R {
+        // `scale (score - top)` is one operation then; at most 0 up to rounding.
+        top[r] = simd.mul(simd.splat(simd.largest(top[r])), scale);
+    }
+    for start in (0..padded).step_by(LANES) {
+        for r in 0..R {
+            let part = &mut scores[r * padded + start..][..LANES];
+            let e = math::exp_below(simd, simd.mul_sub(load_partial(simd, part, 0.0), scale, top[r]));
+            sum[r] = simd.add(sum[r], e);
+            store_partial(simd, e, part);
+        }
+    }
+    for r in 0..R {
+        inverse[r] = 1.0 / simd.sum(sum[r]);
     }
 }

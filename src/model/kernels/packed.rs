@@ -12,6 +12,12 @@ use std::ops::Range;
 use super::matrix::{Mat, MatMut};
 use super::simd::{LANES, Lanes, Simd, Task, dispatch, load_partial, store_partial};
 
+/// Up to this many tiles, `x` is small beside a block of panels.
+const FEW_TILES: usize = 3;
+
+/// Panels of a block: a multiple of what a tile of few rows takes at a time.
+const BLOCK_PANELS: usize = 6;
+
 /// Sixteen weights, on a line of the cache of their own.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
@@ -201,10 +207,15 @@ impl<X: Rows, E: Epilogue> Task for Product<'_, X, E> {
         if self.weights.outer == 0 {
             return;
         }
-        // A tile's rows of `x` stay in the first-level cache while all panels stream past from the second.
         let tiles = Tiles::new(self.out.rows, S::TILE_ROWS);
-        for tile in 0..tiles.count {
-            self.tile(simd, tiles.rows(tile));
+        let panels = self.weights.outer.div_ceil(LANES);
+        // A tile's rows of `x` stay in the first-level cache while all panels stream past from the second. Only where
+        // rows are few do some panels stay instead, for the weights to come from far away once.
+        let block = if tiles.count <= FEW_TILES { BLOCK_PANELS } else { panels };
+        for first in (0..panels).step_by(block) {
+            for tile in 0..tiles.count {
+                self.tile(simd, tiles.rows(tile), first..panels.min(first + block));
+            }
         }
     }
 }
@@ -232,47 +243,46 @@ impl Tiles {
 }
 
 impl<X: Rows, E: Epilogue> Product<'_, X, E> {
-    /// All columns of `rows`. Few rows take several panels at a time, for their chains to hide each other's latency.
+    /// Some panels of `rows`. Few rows take several panels at a time, for their chains to hide each other's latency.
     #[inline(always)]
-    fn tile<S: Simd>(&mut self, simd: S, rows: Range<usize>) {
+    fn tile<S: Simd>(&mut self, simd: S, rows: Range<usize>, panels: Range<usize>) {
         let row = rows.start;
         match rows.len() {
-            1 => return self.sized::<S, 1, 6>(simd, row),
-            2 => return self.sized::<S, 2, 3>(simd, row),
-            3 => return self.sized::<S, 3, 2>(simd, row),
-            4 => return self.sized::<S, 4, 1>(simd, row),
-            5 => return self.sized::<S, 5, 1>(simd, row),
-            6 => return self.sized::<S, 6, 1>(simd, row),
+            1 => return self.sized::<S, 1, 6>(simd, row, panels),
+            2 => return self.sized::<S, 2, 3>(simd, row, panels),
+            3 => return self.sized::<S, 3, 2>(simd, row, panels),
+            4 => return self.sized::<S, 4, 1>(simd, row, panels),
+            5 => return self.sized::<S, 5, 1>(simd, row, panels),
+            6 => return self.sized::<S, 6, 1>(simd, row, panels),
             _ => (),
         }
         if const { S::TILE_ROWS > 6 } {
             match rows.len() {
-                7 => self.sized::<S, 7, 1>(simd, row),
-                8 => self.sized::<S, 8, 1>(simd, row),
-                9 => self.sized::<S, 9, 1>(simd, row),
-                10 => self.sized::<S, 10, 1>(simd, row),
-                11 => self.sized::<S, 11, 1>(simd, row),
-                _ => self.sized::<S, 12, 1>(simd, row),
+                7 => self.sized::<S, 7, 1>(simd, row, panels),
+                8 => self.sized::<S, 8, 1>(simd, row, panels),
+                9 => self.sized::<S, 9, 1>(simd, row, panels),
+                10 => self.sized::<S, 10, 1>(simd, row, panels),
+                11 => self.sized::<S, 11, 1>(simd, row, panels),
+                _ => self.sized::<S, 12, 1>(simd, row, panels),
             }
         }
     }
 
-    /// All columns of `R` rows from `row` on, `P` panels at a time.
+    /// Some panels of `R` rows from `row` on, `P` panels at a time.
     #[inline(always)]
-    fn sized<S: Simd, const R: usize, const P: usize>(&mut self, simd: S, row: usize) {
+    fn sized<S: Simd, const R: usize, const P: usize>(&mut self, simd: S, row: usize, panels: Range<usize>) {
         let (columns, line) = (self.weights.outer, self.weights.line);
         let (starts, Runs { count, len, step, jump }) = (self.x.starts::<R>(row), self.x.runs());
-        let last = columns.div_ceil(LANES) - 1;
         let mut out = [std::ptr::null_mut::<f32>(); R];
         for r in 0..R {
             out[r] = self.out.row_mut(row + r).as_mut_ptr();
         }
-        for first in (0..=last).step_by(P) {
+        for first in panels.clone().step_by(P) {
             let mut sums = [[simd.splat(0.0); P]; R];
             let mut w = [std::ptr::null(); P];
             for p in 0..P {
                 // Where there are no more panels, the last one once more, for nothing.
-                let panel = last.min(first + p);
+                let panel = (first + p).min(panels.end - 1);
                 w[p] = self.weights.panel_ptr(panel);
                 if let Some(bias) = self.bias {
                     let bias = load_partial(simd, &bias[panel * LANES..], 0.0);
@@ -295,7 +305,8 @@ impl<X: Rows, E: Epilogue> Product<'_, X, E> {
             }
             for p in 0..P {
                 let column = (first + p) * LANES;
-                if column >= columns {
+                if first + p >= panels.end {
+                    // A panel beyond the range: it was computed for nothing.
                     break;
                 }
                 let width = LANES.min(columns - column);

@@ -25,44 +25,78 @@ impl NormModulate<'_> {
     }
 }
 
+/// Rows that are normalised side by side, so that their reductions hide each other's latency.
+const ABREAST: usize = 4;
+
 impl Task for NormModulate<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let columns = self.scale.len();
-        for (x, out) in self.x.chunks_exact(columns).zip(self.out.chunks_exact_mut(columns)) {
-            let [mean, inverse] = moments(simd, x, self.eps);
-            let (mean, inverse, one) = (simd.splat(mean), simd.splat(inverse), simd.splat(1.0));
-            for start in (0..columns).step_by(LANES) {
-                let end = columns.min(start + LANES);
-                let scale = simd.add(one, load_partial(simd, &self.scale[start..end], 0.0));
-                let shift = load_partial(simd, &self.shift[start..end], 0.0);
-                let y = simd.mul(simd.sub(load_partial(simd, &x[start..end], 0.0), mean), inverse);
-                store_partial(simd, simd.mul_add(y, scale, shift), &mut out[start..end]);
-            }
+        let mut x = self.x.chunks_exact(columns * ABREAST);
+        let mut out = self.out.chunks_exact_mut(columns * ABREAST);
+        for (x, out) in x.by_ref().zip(out.by_ref()) {
+            norm_rows::<S, ABREAST>(simd, x, [self.scale, self.shift], self.eps, out);
+        }
+        let rest = x.remainder().chunks_exact(columns).zip(out.into_remainder().chunks_exact_mut(columns));
+        for (x, out) in rest {
+            norm_rows::<S, 1>(simd, x, [self.scale, self.shift], self.eps, out);
         }
     }
 }
 
-/// The mean of `x` and `1 / √(variance + eps)`.
+/// [`NormModulate`] of `R` rows.
 #[inline(always)]
-fn moments<S: Simd>(simd: S, x: &[f32], eps: f32) -> [f32; 2] {
-    let (chunks, rest) = x.as_chunks::<LANES>();
-    let mut sum = load_partial(simd, rest, 0.0);
-    for chunk in chunks {
-        sum = simd.add(sum, simd.load(chunk));
+fn norm_rows<S: Simd, const R: usize>(simd: S, x: &[f32], [scale, shift]: [&[f32]; 2], eps: f32, out: &mut [f32]) {
+    let columns = scale.len();
+    let [mean, inverse] = moments::<S, R>(simd, x, columns, eps);
+    for start in (0..columns).step_by(LANES) {
+        let end = columns.min(start + LANES);
+        let scale = simd.add(simd.splat(1.0), load_partial(simd, &scale[start..end], 0.0));
+        let shift = load_partial(simd, &shift[start..end], 0.0);
+        for r in 0..R {
+            let x = load_partial(simd, &x[r * columns + start..r * columns + end], 0.0);
+            let y = simd.mul(simd.sub(x, mean[r]), inverse[r]);
+            store_partial(simd, simd.mul_add(y, scale, shift), &mut out[r * columns + start..r * columns + end]);
+        }
     }
-    let mean = simd.sum(sum) / x.len() as f32;
-    let centre = simd.splat(mean);
-    // What is not there lies at the mean.
-    let last = simd.sub(load_partial(simd, rest, mean), centre);
-    let mut squares = if rest.is_empty() { simd.splat(0.0) } else { simd.mul(last, last) };
-    for chunk in chunks {
-        let centred = simd.sub(simd.load(chunk), centre);
-        squares = simd.mul_add(centred, centred, squares);
+}
+
+/// For each of `R` rows the mean and `1 / √(variance + eps)`, in all lanes.
+#[inline(always)]
+fn moments<S: Simd, const R: usize>(simd: S, x: &[f32], columns: usize, eps: f32) -> [[S::V; R]; 2] {
+    let (whole, count) = (columns - columns % LANES, columns as f32);
+    let mut mean = [simd.splat(0.0); R];
+    for start in (0..whole).step_by(LANES) {
+        for r in 0..R {
+            let x = load_partial(simd, &x[r * columns + start..][..LANES], 0.0);
+            mean[r] = simd.add(mean[r], x);
+        }
     }
-    [mean, 1.0 / (simd.sum(squares) / x.len() as f32 + eps).sqrt()]
+    for r in 0..R {
+        let rest = load_partial(simd, &x[r * columns + whole..(r + 1) * columns], 0.0);
+        mean[r] = simd.splat(simd.sum(simd.add(mean[r], rest)) / count);
+    }
+    let mut squares = [simd.splat(0.0); R];
+    for start in (0..whole).step_by(LANES) {
+        for r in 0..R {
+            let centred = simd.sub(load_partial(simd, &x[r * columns + start..][..LANES], 0.0), mean[r]);
+            squares[r] = simd.mul_add(centred, centred, squares[r]);
+        }
+    }
+    for r in 0..R {
+        if whole < columns {
+            // What is not there lies at the mean.
+            let mut rest = [0.0; LANES];
+            simd.store(mean[r], &mut rest);
+            rest[..columns - whole].copy_from_slice(&x[r * columns + whole..(r + 1) * columns]);
+            let centred = simd.sub(simd.load(&rest), mean[r]);
+            squares[r] = simd.mul_add(centred, centred, squares[r]);
+        }
+        squares[r] = simd.splat(1.0 / (simd.sum(squares[r]) / count + eps).sqrt());
+    }
+    [mean, squares]
 }
 
 /// `silu(x)` into `out`.

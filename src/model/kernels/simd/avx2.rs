@@ -89,6 +89,11 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn mul_sub(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        both!(_mm256_fmsub_ps, a, b, c)
+    }
+
+    #[inline(always)]
     fn neg_mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         both!(_mm256_fnmadd_ps, a, b, c)
     }

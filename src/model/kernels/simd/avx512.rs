@@ -85,6 +85,11 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn mul_sub(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        one!(_mm512_fmsub_ps, a, b, c)
+    }
+
+    #[inline(always)]
     fn neg_mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         one!(_mm512_fnmadd_ps, a, b, c)
     }

@@ -14,21 +14,41 @@ pub(super) const ROUND_BITS_TO_EXPONENT: u32 = 127 << 23;
 /// Cody-Waite reduction to `|r| <= ln 2 / 2` and the polynomial of Cephes' `expf`.
 #[inline(always)]
 pub(in super::super) fn exp<S: Simd>(simd: S, x: S::V) -> S::V {
-    let c = |value| simd.splat(value);
+    exp_below(simd, simd.min(simd.splat(89.0), x))
+}
+
+/// [`exp`] of numbers that are at most 89.
+#[inline(always)]
+pub(in super::super) fn exp_below<S: Simd>(simd: S, x: S::V) -> S::V {
+    let c = splats(simd);
     // Keeps the exponent in range; NaN is the second operand, hence passes.
-    let x = simd.min(c(89.0), simd.max(c(-88.0), x));
-    let shifted = simd.mul_add(x, c(std::f32::consts::LOG2_E), c(ROUND));
-    let n = simd.sub(shifted, c(ROUND));
-    let r = simd.mul_add(n, c(2.121_944_4e-4), simd.neg_mul_add(n, c(0.693_359_4), x));
+    let x = simd.max(simd.splat(-88.0), x);
+    let shifted = simd.mul_add(x, simd.splat(std::f32::consts::LOG2_E), simd.splat(ROUND));
+    let n = simd.sub(shifted, simd.splat(ROUND));
+    let r = simd.mul_add(n, simd.splat(2.121_944_4e-4), simd.neg_mul_add(n, simd.splat(0.693_359_4), x));
     // By Estrin's scheme: half the depth of Horner's, and the depth is what a loop of these waits for.
-    let low = simd.mul_add(c(1.666_666_5e-1), r, c(0.5));
-    let middle = simd.mul_add(c(8.333_452e-3), r, c(4.166_579_6e-2));
-    let high = simd.mul_add(c(1.987_569_2e-4), r, c(1.398_2e-3));
+    let low = simd.mul_add(c[2], r, c[1]);
+    let middle = simd.mul_add(c[4], r, c[3]);
+    let high = simd.mul_add(c[6], r, c[5]);
     let square = simd.mul(r, r);
     let upper = simd.mul_add(high, square, middle);
     let p = simd.mul_add(upper, square, low);
-    let p = simd.mul_add(p, square, simd.add(r, c(1.0)));
+    let p = simd.mul_add(p, square, simd.add(r, c[0]));
     simd.mul(p, simd.exp2(shifted))
+}
+
+/// The polynomial's coefficients, the constant one first after that of the linear term.
+#[inline(always)]
+fn splats<S: Simd>(simd: S) -> [S::V; 7] {
+    [
+        simd.splat(1.0),
+        simd.splat(0.5),
+        simd.splat(1.666_666_5e-1),
+        simd.splat(4.166_579_6e-2),
+        simd.splat(8.333_452e-3),
+        simd.splat(1.398_2e-3),
+        simd.splat(1.987_569_2e-4),
+    ]
 }
 
 /// `x σ(x) = x / (1 + e^-x)`, relative error below 4e-7; 0 below -88.4.

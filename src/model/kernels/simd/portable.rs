@@ -69,6 +69,11 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn mul_sub(self, a: Lanes, b: Lanes, c: Lanes) -> Lanes {
+        std::array::from_fn(|i| a[i].mul_add(b[i], -c[i]))
+    }
+
+    #[inline(always)]
     fn neg_mul_add(self, a: Lanes, b: Lanes, c: Lanes) -> Lanes {
         std::array::from_fn(|i| (-a[i]).mul_add(b[i], c[i]))
     }
