@@ -10,6 +10,7 @@ mod catalogue;
 pub mod client;
 mod encode;
 mod events;
+mod gather;
 mod generate;
 mod http;
 mod models;

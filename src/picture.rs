@@ -23,7 +23,9 @@ pub fn to_u8(values: &[f32], range: [f32; 2]) -> Vec<u8> {
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the cast saturates and maps NaN to 0")]
 fn byte(value: f32) -> u8 {
-    value.round() as u8
+    // What `round` says of these values, in instructions that every processor has for many numbers at a time.
+    let whole = value as u8;
+    whole.saturating_add(u8::from(value - f32::from(whole) >= 0.5))
 }
 
 #[cfg(test)]
@@ -35,6 +37,15 @@ mod tests {
         let bytes: Vec<u8> = (0..=255).collect();
         let values: Vec<f32> = bytes.iter().map(|&p| f32::from(p) / 127.5 - 1.0).collect();
         assert_eq!(to_u8(&values, [-1.0, 1.0]), bytes);
+    }
+
+    #[test]
+    fn rounding_is_exact_beside_the_halves() {
+        for half in (-1..=256).map(|whole| whole as f32 + 0.5) {
+            for value in [half.next_down(), half, half.next_up()] {
+                assert_eq!(byte(value), value.round() as u8, "{value}");
+            }
+        }
     }
 
     #[test]

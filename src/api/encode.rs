@@ -43,7 +43,7 @@ impl Encoding {
     /// [`Error::Compute`](crate::error::Error::Compute) when the state does not have the model's shape.
     pub(super) async fn encode(self, state: Vec<f32>, model: &ModelInfo) -> Result<Bytes> {
         let (shape, range) = (model.shape.clone(), model.value_range);
-        apart(state.len(), move || self.bytes(&state, &shape, range)).await
+        apart(state.len(), move || self.bytes(state, &shape, range)).await
     }
 
     /// The same with the digests of a finished sample.
@@ -53,7 +53,8 @@ impl Encoding {
     pub(super) async fn finish(self, state: Vec<f32>, model: &ModelInfo) -> Result<Encoded> {
         let (shape, range) = (model.shape.clone(), model.value_range);
         let finish = move || {
-            let (data, sample_digest) = (self.bytes(&state, &shape, range)?, Digest::of_numbers(&state));
+            let sample_digest = Digest::of_numbers(&state);
+            let data = self.bytes(state, &shape, range)?;
             // Float32 is what the sample's digest is of.
             let digest = if self == Self::Float32 { sample_digest } else { Digest::of(&data) };
             Ok(Encoded { data, digest, sample_digest })
@@ -61,16 +62,34 @@ impl Encoding {
         apart(model.elements(), finish).await
     }
 
-    fn bytes(self, state: &[f32], shape: &[usize], range: [f32; 2]) -> Result<Bytes> {
+    fn bytes(self, state: Vec<f32>, shape: &[usize], range: [f32; 2]) -> Result<Bytes> {
         Ok(match self {
-            Self::Float32 => state.iter().flat_map(|x| x.to_le_bytes()).collect(),
-            Self::Uint8 => picture::to_u8(state, range).into(),
+            Self::Float32 => little_endian(state),
+            Self::Uint8 => picture::to_u8(&state, range).into(),
             Self::Png => {
                 let shape =
                     <[usize; 3]>::try_from(shape).map_err(|_| Error::Compute(format!("{shape:?} is no image")))?;
-                picture::png::encode(&picture::to_u8(state, range), shape)?.into()
+                picture::png::encode(&picture::to_u8(&state, range), shape)?.into()
             }
         })
+    }
+}
+
+/// The numbers as float32, little-endian: on most machines they are that already, where the engine wrote them.
+fn little_endian(numbers: Vec<f32>) -> Bytes {
+    if cfg!(target_endian = "little") {
+        Bytes::from_owner(InMemory(numbers))
+    } else {
+        numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
+    }
+}
+
+/// Numbers whose bytes are taken as they lie in memory.
+struct InMemory(Vec<f32>);
+
+impl AsRef<[u8]> for InMemory {
+    fn as_ref(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.0)
     }
 }
 

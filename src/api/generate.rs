@@ -40,7 +40,9 @@ impl Generation {
     pub(super) fn spawn(self, observation: Observation) -> Responses {
         let (messages, overseer, responses) = responses::channel();
         let span = self.span();
-        tokio::spawn(self.run(messages, overseer, observation).instrument(span));
+        // It is large, and moved less often where it is put aside first.
+        let run = Box::pin(self.run(messages, overseer, observation));
+        tokio::spawn(run.instrument(span));
         responses
     }
 
@@ -218,7 +220,7 @@ impl Delivery {
             let piece = data.split_to(chunk_bytes.min(data.len()));
             self.messages.send(Event::ImageChunk(v1::ImageChunk { index, offset, data: piece })).await?;
         }
-        metrics::RESPONSE_BYTES.counter([]).increment(total as u64);
+        self.shared.sent_bytes.increment(total as u64);
         self.progress.sent_bytes += total as u64;
         Ok(())
     }

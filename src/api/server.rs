@@ -5,10 +5,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio_stream::StreamExt;
 use tonic::transport::Server;
 
 use super::accept::{Patience, accept};
 use super::admission::Admission;
+use super::gather::Gathering;
 use super::proto::FILE_DESCRIPTOR_SET;
 use super::proto::v1::generation_service_server::GenerationServiceServer;
 use super::readiness::Readiness;
@@ -54,6 +56,7 @@ pub async fn serve_grpc(
     let failed = |e: &dyn std::fmt::Display| Error::Unavailable(format!("the gRPC transport failed: {e}"));
     let settings = service.settings().clone();
     let incoming = accept(listener, settings.max_connections, Patience::Opening(PREFACE_BYTES, PREFACE_TIMEOUT));
+    let incoming = incoming.map(|connection| connection.map(Gathering::new));
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use ::metrics::Counter;
 use axum::http::HeaderMap;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code, Request, Response, Status};
@@ -13,7 +14,7 @@ use super::arrival::Arrival;
 use super::catalogue::Catalogue;
 use super::generate::Generation;
 use super::models;
-use super::observe::Observation;
+use super::observe::{Instruments, Observation};
 use super::proto::v1;
 use super::proto::v1::generation_service_server::GenerationService;
 use super::responses::Responses;
@@ -39,17 +40,35 @@ pub(super) struct Shared {
     pub(super) catalogue: Catalogue,
     pub(super) scheduler: Handle,
     pub(super) settings: Settings,
+    pub(super) sent_bytes: Counter,
+    calls: Calls,
     /// One permit per generation request that is open.
     requests: Arc<Semaphore>,
     /// Whether requests are refused because the server is about to end.
     stopping: AtomicBool,
 }
 
+/// The instruments of each method.
+#[derive(Debug)]
+struct Calls {
+    generate: Arc<Instruments>,
+    list_models: Arc<Instruments>,
+    get_model: Arc<Instruments>,
+}
+
 impl Service {
     /// A service that answers for the models of `catalogue`, which must be those of the scheduler, by the same keys.
+    /// Instruments are bound to the metrics recorder that is installed now.
     pub fn new(catalogue: Catalogue, scheduler: Handle, settings: Settings) -> Self {
         let requests = Arc::new(Semaphore::new(settings.max_requests.min(Semaphore::MAX_PERMITS)));
-        Self { shared: Arc::new(Shared { catalogue, scheduler, settings, requests, stopping: AtomicBool::new(false) }) }
+        let calls = Calls {
+            generate: Instruments::of("Generate"),
+            list_models: Instruments::of("ListModels"),
+            get_model: Instruments::of("GetModel"),
+        };
+        let (sent_bytes, stopping) = (metrics::RESPONSE_BYTES.counter([]), AtomicBool::new(false));
+        let shared = Shared { catalogue, scheduler, settings, sent_bytes, calls, requests, stopping };
+        Self { shared: Arc::new(shared) }
     }
 
     /// Waits until no generation request is open. Requests that come while it waits are refused.
@@ -67,7 +86,7 @@ impl Service {
 
     /// Counts a generation request and gives it a place, by its headers.
     pub(super) fn admit(&self, headers: &HeaderMap) -> Result<Admitted, Status> {
-        let observation = Observation::begin("Generate");
+        let observation = Observation::begin(&self.shared.calls.generate);
         let arrival = match Arrival::now(headers) {
             Ok(arrival) => arrival,
             Err(error) => return Err(refuse(observation, &error, "")),
@@ -114,14 +133,14 @@ impl GenerationService for Service {
     }
 
     async fn list_models(&self, _: Request<v1::ListModelsRequest>) -> Result<Response<v1::ListModelsResponse>, Status> {
-        let observation = Observation::begin("ListModels");
+        let observation = Observation::begin(&self.shared.calls.list_models);
         let list = models::list(&self.shared.catalogue);
         observation.end(Code::Ok);
         Ok(Response::new(list))
     }
 
     async fn get_model(&self, request: Request<v1::GetModelRequest>) -> Result<Response<v1::GetModelResponse>, Status> {
-        let observation = Observation::begin("GetModel");
+        let observation = Observation::begin(&self.shared.calls.get_model);
         match models::find(&self.shared.catalogue, request.get_ref()) {
             Ok(found) => {
                 observation.end(Code::Ok);

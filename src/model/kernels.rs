@@ -20,6 +20,8 @@ mod layer_norm;
 mod linear;
 mod loops;
 pub(super) mod matrix;
+#[doc(hidden)]
+pub mod measured;
 mod modulate;
 mod op;
 pub(super) mod packed;

@@ -22,11 +22,18 @@ use lower::{Program, Step};
 pub use recorder::Recorder;
 use step::{Context, Part};
 
-/// Numbers in the buffers of a group of images that a thread takes through the network: half of a second-level cache.
-const GROUP_NUMBERS: usize = 256 << 10;
+/// Images that a thread takes through the network as a group: as many as make the weights, which come from the
+/// third-level cache, cheap beside the arithmetic that they serve.
+const GROUP_IMAGES: usize = 8;
 
-/// Most images of a group.
-const GROUP_IMAGES: usize = 64;
+/// Most images of a group of a network so small that more of them fit into [`SMALL_NUMBERS`].
+const SMALL_IMAGES: usize = 64;
+
+/// Numbers in the buffers of a small network's group: half of a second-level cache.
+const SMALL_NUMBERS: usize = 64 << 10;
+
+/// Numbers in the buffers of any group: 64 MiB.
+const MOST_NUMBERS: usize = 16 << 20;
 
 /// Multiplications of a step from which threads share it: about 5 µs of one.
 const SHARED_COST: usize = 200_000;
@@ -67,7 +74,8 @@ impl Plan {
         let (graph, answer) = Recorder::record(network, elements)?;
         let program = lower::lower(&graph, answer)?;
         let numbers: usize = program.buffers.iter().sum();
-        let group = (GROUP_NUMBERS / numbers.max(1)).clamp(1, GROUP_IMAGES);
+        let small = (SMALL_NUMBERS / numbers.max(1)).min(SMALL_IMAGES);
+        let group = small.max(GROUP_IMAGES).min(MOST_NUMBERS / numbers.max(1)).max(1);
         Ok(Self { program, elements, labels, group, spare: Mutex::default() })
     }
 
@@ -105,7 +113,9 @@ impl Plan {
         let apart = queries.len() - queries.len() % threads;
         let (apart, together) = queries.split_at(apart);
         let (out_apart, out_together) = out.split_at_mut(apart.len() * self.elements);
-        let group = apart.len().div_ceil(threads).clamp(1, self.group);
+        // Rounds of one group for each thread, all of one size.
+        let rounds = apart.len().div_ceil(threads * self.group).max(1);
+        let group = apart.len().div_ceil(threads * rounds).max(1);
         session.chunks(out_apart, group * self.elements, |_, index, out| {
             let mut memory = self.memory();
             let first = index * group;

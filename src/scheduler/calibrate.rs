@@ -10,9 +10,17 @@ use crate::engine::{Batch, Engine, Outcome, Purpose, RowId, RowStep, Start};
 use crate::error::{Error, Result};
 
 /// Forwards of each size; the fastest counts, the first one also warms caches and compiles kernels.
-const REPEATS: usize = 2;
+const REPEATS: u32 = 2;
 
-/// Measures every model with forwards of 1, 2, 4, … rows, up to `max_rows` or the first that takes `max_step`.
+/// What measuring a model may take: a server is ready soon, and every forward that it runs from then on is a measurement
+/// as well. On a CPU larger sizes are foreseen from the smaller ones; a GPU gets through all of them in this time.
+const LONGEST: Duration = Duration::from_millis(60);
+
+/// Sizes that are measured however long that takes: fewer do not tell the rows from what a forward takes anyway.
+const LEAST_SIZES: usize = 2;
+
+/// Measures every model with forwards of 1, 2, 4, … rows, up to `max_rows` or what is expected to take longer than
+/// `max_step` or than is left of [`LONGEST`].
 ///
 /// # Errors
 /// What the engine reports, of a forward or of a single row: it cannot serve.
@@ -23,13 +31,14 @@ pub(super) fn calibrate(
     clock: &impl Fn() -> Instant,
 ) -> Result<Vec<Cost>> {
     let measure = |(model, info): (usize, &ModelInfo)| {
-        let mut cost = Cost::default();
-        for rows in sizes(limits.max_rows) {
-            let elapsed = fastest(engine, &probe(ModelKey(model), rows), clock)?;
-            cost.observe(rows, elapsed);
-            if elapsed >= limits.max_step {
+        let (mut cost, begun) = (Cost::default(), clock());
+        for (place, rows) in sizes(limits.max_rows).enumerate() {
+            let expected = Duration::from_secs_f64(cost.expected(rows));
+            let left = LONGEST.saturating_sub(clock().saturating_duration_since(begun));
+            if place >= LEAST_SIZES && (expected > limits.max_step || REPEATS * expected > left) {
                 break;
             }
+            cost.observe(rows, fastest(engine, &probe(ModelKey(model), rows), clock)?);
         }
         report(info, &cost, limits);
         Ok(cost)
@@ -85,9 +94,10 @@ mod tests {
     use super::*;
     use crate::engine::scripted::VirtualClock;
 
-    /// Takes 10 ms and 1 ms a row, twice as long the first time at each size.
+    /// Takes ten times `row` and `row` for each row, twice as long the first time at each size.
     struct Slow {
         clock: VirtualClock,
+        row: Duration,
         seen: Vec<usize>,
     }
 
@@ -95,7 +105,7 @@ mod tests {
         fn step(&mut self, batch: &Batch) -> Result<Vec<Outcome>> {
             let rows = batch.rows.len();
             let factor = if self.seen.contains(&rows) { 1 } else { 2 };
-            self.clock.advance(factor * Duration::from_millis(10 + rows as u64));
+            self.clock.advance(factor * self.row * (10 + rows as u32));
             self.seen.push(rows);
             let ends = |row: &RowStep| row.purpose == Purpose::Finish { keep: false };
             assert!(batch.rows.iter().all(|row| row.row >= RowId::FIRST_PROBE && ends(row)));
@@ -105,13 +115,13 @@ mod tests {
         fn release(&mut self, _: &[RowId]) {}
     }
 
-    fn limits(max_rows: usize, max_step_ms: u64) -> Limits {
-        Limits { max_step: Duration::from_millis(max_step_ms), ..crate::scheduler::testing::limits(max_rows) }
+    fn limits(max_rows: usize, max_step: Duration) -> Limits {
+        Limits { max_step, ..crate::scheduler::testing::limits(max_rows) }
     }
 
-    fn calibrated(limits: &Limits) -> (Vec<Cost>, Vec<usize>) {
+    fn calibrated(row: Duration, limits: &Limits) -> (Vec<Cost>, Vec<usize>) {
         let clock = VirtualClock::new();
-        let mut engine = Slow { clock: clock.clone(), seen: Vec::new() };
+        let mut engine = Slow { clock: clock.clone(), row, seen: Vec::new() };
         let catalogue: Arc<[ModelInfo]> = vec![crate::scheduler::testing::model("a", 1)].into();
         let costs = calibrate(&mut engine, &catalogue, limits, &|| clock.now()).unwrap();
         (costs, engine.seen)
@@ -119,15 +129,26 @@ mod tests {
 
     #[test]
     fn sizes_double_up_to_the_bound_and_warm_runs_count() {
-        let (costs, seen) = calibrated(&limits(24, 1000));
+        let (costs, seen) = calibrated(Duration::from_micros(10), &limits(24, Duration::from_secs(1)));
         assert_eq!(seen, [1, 1, 2, 2, 4, 4, 8, 8, 16, 16, 24, 24]);
         let line = costs[0].line();
-        assert!((line.base - 0.010).abs() < 1e-6 && (line.per_row - 0.001).abs() < 1e-7, "{line:?}");
+        assert!((line.base - 1e-4).abs() < 1e-8 && (line.per_row - 1e-5).abs() < 1e-9, "{line:?}");
     }
 
     #[test]
     fn sizes_beyond_the_longest_step_are_not_tried() {
-        assert_eq!(calibrated(&limits(1 << 20, 14)).1, [1, 1, 2, 2, 4, 4]);
+        let longest = limits(1 << 20, Duration::from_micros(141));
+        assert_eq!(calibrated(Duration::from_micros(10), &longest).1, [1, 1, 2, 2, 4, 4]);
+    }
+
+    #[test]
+    fn a_slow_engine_is_measured_at_few_sizes() {
+        let row = Duration::from_micros(400);
+        let (costs, seen) = calibrated(row, &limits(1 << 20, Duration::from_secs(1)));
+        assert_eq!(seen, [1, 1, 2, 2, 4, 4, 8, 8], "16 rows would take 10.4 ms, twice, and nothing is left of 60");
+        assert!((costs[0].line().per_row / row.as_secs_f64() - 1.0).abs() < 1e-3, "{:?}", costs[0].line());
+        let endless = calibrated(Duration::from_secs(1), &limits(1 << 20, Duration::from_secs(1)));
+        assert_eq!(endless.1, [1, 1, 2, 2]);
     }
 
     #[test]
@@ -142,7 +163,7 @@ mod tests {
         let catalogue: Arc<[ModelInfo]> = vec![crate::scheduler::testing::model("a", 1)].into();
         let now = Instant::now();
         for broken in [|| Err(Error::Compute("no".into())), || Ok(vec![Outcome::Failed("not finite".into())])] {
-            assert!(calibrate(&mut Broken(broken), &catalogue, &limits(1, 1), &|| now).is_err());
+            assert!(calibrate(&mut Broken(broken), &catalogue, &limits(1, Duration::from_secs(1)), &|| now).is_err());
         }
     }
 }

@@ -9,41 +9,54 @@ use super::sync::{Condvar, Mutex, MutexGuard};
 /// The state and its waiting room.
 #[derive(Debug, Default)]
 pub(super) struct Desk<T> {
-    state: Mutex<T>,
+    inside: Mutex<Inside<T>>,
     changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Inside<T> {
+    state: T,
+    /// Threads that wait: where there is none, a change needs no system call to wake it.
+    waiting: usize,
 }
 
 impl<T> Desk<T> {
     /// A desk with this state.
     pub(super) fn new(state: T) -> Self {
-        Self { state: Mutex::new(state), changed: Condvar::new() }
+        Self { inside: Mutex::new(Inside { state, waiting: 0 }), changed: Condvar::new() }
     }
 
     /// Looks at the state or changes it, without waking anyone.
     pub(super) fn with<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
-        change(&mut self.lock())
+        change(&mut self.lock().state)
     }
 
     /// Changes the state in a way that waiting workers must see.
     pub(super) fn announce<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
-        let result = self.with(change);
-        self.changed.notify_all();
+        let mut inside = self.lock();
+        let (result, waiting) = (change(&mut inside.state), inside.waiting);
+        drop(inside);
+        if waiting > 0 {
+            self.changed.notify_all();
+        }
         result
     }
 
     /// Waits until the state has something.
     pub(super) fn wait_for<R>(&self, mut take: impl FnMut(&mut T) -> Option<R>) -> R {
-        let mut state = self.lock();
+        let mut inside = self.lock();
         loop {
-            if let Some(taken) = take(&mut state) {
+            if let Some(taken) = take(&mut inside.state) {
                 return taken;
             }
-            state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+            inside.waiting += 1;
+            inside = self.changed.wait(inside).unwrap_or_else(|poisoned| poisoned.into_inner());
+            inside.waiting -= 1;
         }
     }
 
     /// A thread that panicked with the lock left a state that is whole: no change is made in halves that matter.
-    fn lock(&self) -> MutexGuard<'_, T> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    fn lock(&self) -> MutexGuard<'_, Inside<T>> {
+        self.inside.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }

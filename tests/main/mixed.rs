@@ -104,7 +104,7 @@ async fn every_image_of_64_mixed_requests_is_the_image_computed_alone() {
     let net = model::load(&checkpoint, &Device::Cpu).unwrap();
     let data = &checkpoint.manifest.data;
     for (seed, images) in answers {
-        let expected = alone(net.as_ref(), &data.shape, data.classes.len() as u32, seed);
+        let expected = alone(&net, &data.shape, data.classes.len() as u32, seed);
         assert_eq!(images, expected, "request {seed}: {:?}", plan(seed));
     }
     stopper.stop();

@@ -58,7 +58,7 @@ impl Repository {
         let net = model::load(&Checkpoint::read(&self.checkpoint()).unwrap(), &Device::Cpu).unwrap();
         let x = initial(seed, 0..labels.len() as u32, &SHAPE, 1.0, &Device::Cpu).unwrap();
         let labels = Tensor::new(labels, &Device::Cpu).unwrap();
-        let end = sample(&*net, Sampler::FlowMap, &TimeGrid::uniform(steps), &x, &labels).unwrap();
+        let end = sample(&net, Sampler::FlowMap, &TimeGrid::uniform(steps), &x, &labels).unwrap();
         end.flatten_from(1).unwrap().to_vec2().unwrap()
     }
 

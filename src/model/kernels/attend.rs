@@ -168,3 +168,49 @@ fn exponentiate<S: Simd, const R: usize>(simd: S, scores: &mut [f32], tokens: us
         inverse[r] = 1.0 / simd.sum(sum[r]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ramp(len: usize) -> Vec<f32> {
+        (0..len).map(|i| ((i * 37 + 11) % 101) as f32 / 25.0 - 2.0).collect()
+    }
+
+    /// One element of the result by the definition, in `f64`.
+    fn definition(shape: Shape, qkv: &[f32], query: usize, channel: usize) -> f64 {
+        let Shape { tokens, channels, .. } = shape;
+        let (width, head) = (shape.width(), channel / shape.width());
+        let at = |token: usize, part: usize, c: usize| f64::from(qkv[token * 3 * channels + part * channels + c]);
+        let score = |key: usize| {
+            let product: f64 = (0..width).map(|c| at(query, 0, head * width + c) * at(key, 1, head * width + c)).sum();
+            (product / (width as f64).sqrt()).exp()
+        };
+        let weights: Vec<f64> = (0..tokens).map(score).collect();
+        let mixed: f64 = weights.iter().enumerate().map(|(key, weight)| weight * at(key, 2, channel)).sum();
+        mixed / weights.iter().sum::<f64>()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+
+        #[test]
+        fn attention_agrees_with_its_definition(tokens in 1usize..70, heads in 1usize..4, width in 1usize..36) {
+            let shape = Shape { tokens, channels: heads * width, heads };
+            let qkv = ramp(tokens * 3 * shape.channels);
+            let (mut out, mut scratch) = (vec![0.0; tokens * shape.channels], vec![f32::NAN; shape.scratch()]);
+            attend(shape, &qkv, 0, &mut out, &mut scratch);
+            for (i, got) in out.iter().enumerate() {
+                let want = definition(shape, &qkv, i / shape.channels, i % shape.channels);
+                prop_assert!((f64::from(*got) - want).abs() < 2e-5, "{i}: {got}, not {want}");
+            }
+            // Some queries alone, with a scratch that others have used: the same bits.
+            let first = tokens / 3;
+            let mut part = vec![0.0; (tokens - first) * shape.channels];
+            attend(shape, &qkv, first, &mut part, &mut scratch);
+            prop_assert_eq!(&part, &out[first * shape.channels..]);
+        }
+    }
+}

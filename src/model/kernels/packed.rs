@@ -12,11 +12,9 @@ use std::ops::Range;
 use super::matrix::{Mat, MatMut};
 use super::simd::{LANES, Lanes, Simd, Task, dispatch, load_partial, store_partial};
 
-/// Up to this many tiles, `x` is small beside a block of panels.
-const FEW_TILES: usize = 3;
-
-/// Panels of a block: a multiple of what a tile of few rows takes at a time.
-const BLOCK_PANELS: usize = 6;
+/// Bytes of panels that all tiles of rows go by before the next ones come: they stay in the second-level cache, and what
+/// is larger comes from beyond it once.
+const BLOCK_BYTES: usize = 128 << 10;
 
 /// Sixteen weights, on a line of the cache of their own.
 #[derive(Debug, Clone, Copy)]
@@ -209,9 +207,8 @@ impl<X: Rows, E: Epilogue> Task for Product<'_, X, E> {
         }
         let tiles = Tiles::new(self.out.rows, S::TILE_ROWS);
         let panels = self.weights.outer.div_ceil(LANES);
-        // A tile's rows of `x` stay in the first-level cache while all panels stream past from the second. Only where
-        // rows are few do some panels stay instead, for the weights to come from far away once.
-        let block = if tiles.count <= FEW_TILES { BLOCK_PANELS } else { panels };
+        // A tile's rows of `x` stay in the first-level cache while a block of panels streams past.
+        let block = (BLOCK_BYTES / (self.weights.inner * size_of::<Line>()).max(1)).max(1).next_multiple_of(6);
         for first in (0..panels).step_by(block) {
             for tile in 0..tiles.count {
                 self.tile(simd, tiles.rows(tile), first..panels.min(first + block));
@@ -305,8 +302,7 @@ impl<X: Rows, E: Epilogue> Product<'_, X, E> {
             }
             for p in 0..P {
                 let column = (first + p) * LANES;
-                if first + p >= panels.end {
-                    // A panel beyond the range: it was computed for nothing.
+                if P > 1 && first + p >= panels.end {
                     break;
                 }
                 let width = LANES.min(columns - column);
@@ -350,4 +346,97 @@ unsafe fn chains<S: Simd, const R: usize, const P: usize>(
         }
     }
     sums
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::kernels::epilogue::{Accumulate, Gated, Plus, Scaled, Silu};
+    use crate::model::kernels::simd::reference;
+
+    fn ramp(seed: usize, len: usize) -> Vec<f32> {
+        (0..len).map(|i| ((i * 37 + seed * 53 + 11) % 101) as f32 / 50.0 - 1.0).collect()
+    }
+
+    /// A product of `x (m, k)` in rows `k + gap` apart, or of its transpose, by `w (k, n)`, onto a ramp.
+    fn product<E: Epilogue>([m, k, n]: [usize; 3], gap: usize, turned: bool, epilogue: E, plain: bool) -> Vec<f32> {
+        let (x, w, bias) = (ramp(1, (m.max(k) + gap) * m.max(k).max(1)), ramp(2, k * n), ramp(3, n));
+        let packed = Packed::new(Mat::new(&w, k, n, n));
+        let x = if turned { Mat::new(&x, k, m, m + gap).t() } else { Mat::new(&x, m, k, k + gap) };
+        let mut out = ramp(4, m * n);
+        let into = MatMut::new(&mut out, m, n, n);
+        let product = Product { x, weights: packed.panels(), bias: Some(&bias), out: into, epilogue };
+        if plain {
+            reference(product)
+        } else {
+            product.run()
+        }
+        out
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Against sums in `f64`; and with the same bits in plain Rust, whose tiles have other sizes.
+        #[test]
+        fn products_agree_with_the_definition_and_with_plain_rust(
+            m in 0usize..40, k in 0usize..70, n in 1usize..130, gap in 0usize..3, turned: bool,
+        ) {
+            let got = product([m, k, n], gap, turned, Store, false);
+            prop_assert_eq!(&got, &product([m, k, n], gap, turned, Store, true));
+            let (x, w, bias) = (ramp(1, (m.max(k) + gap) * m.max(k).max(1)), ramp(2, k * n), ramp(3, n));
+            for row in 0..m {
+                for column in 0..n {
+                    let at = |i: usize| if turned { x[i * (m + gap) + row] } else { x[row * (k + gap) + i] };
+                    let terms = (0..k).map(|i| f64::from(at(i)) * f64::from(w[i * n + column]));
+                    let want = f64::from(bias[column]) + terms.sum::<f64>();
+                    let error = (f64::from(got[row * n + column]) - want).abs();
+                    prop_assert!(error < 1e-6 * (k as f64 + 1.0), "{row} {column}: off by {error}");
+                }
+            }
+        }
+
+        /// A row's bits are the same alone and among others.
+        #[test]
+        fn a_row_does_not_know_the_others(m in 2usize..30, k in 1usize..40, n in 1usize..100) {
+            let (x, w) = (ramp(1, m * k), ramp(2, k * n));
+            let packed = Packed::new(Mat::new(&w, k, n, n));
+            let of = |x: &[f32]| {
+                let (rows, mut out) = (x.len() / k, vec![0.0; x.len() / k * n]);
+                let (x, into) = (Mat::new(x, rows, k, k), MatMut::new(&mut out, rows, n, n));
+                Product { x, weights: packed.panels(), bias: None, out: into, epilogue: Store }.run();
+                out
+            };
+            let alone: Vec<f32> = x.chunks_exact(k).flat_map(of).collect();
+            prop_assert_eq!(of(&x), alone);
+        }
+
+        /// Every epilogue is what it says, of what [`Store`] stores.
+        #[test]
+        fn epilogues_are_applied_to_the_sums(m in 1usize..15, k in 1usize..20, n in 1usize..50) {
+            let shape = [m, k, n];
+            let (sums, before) = (product(shape, 0, false, Store, false), ramp(4, m * n));
+            let (gates, table, factors) = (ramp(5, n), ramp(6, m * n), ramp(7, m));
+            let check = |got: Vec<f32>, want: &dyn Fn(usize) -> f32| {
+                got.iter().enumerate().all(|(i, got)| (got - want(i)).abs() <= 1e-5 * want(i).abs().max(1.0))
+            };
+            let silu = |x: f32| x / (1.0 + (-x).exp());
+            let plus = Plus { table: &table, columns: n };
+            prop_assert!(check(product(shape, 0, false, Silu, false), &|i| silu(sums[i])));
+            prop_assert!(check(product(shape, 0, false, Accumulate, false), &|i| before[i] + sums[i]));
+            let gated = product(shape, 0, false, Gated(&gates), false);
+            prop_assert!(check(gated, &|i| before[i] + gates[i % n] * sums[i]));
+            prop_assert!(check(product(shape, 0, false, plus, false), &|i| sums[i] + table[i]));
+            let scaled = product(shape, 0, false, Scaled(&factors), false);
+            prop_assert!(check(scaled, &|i| sums[i] * factors[i / n]));
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "end beyond their data")]
+    fn panels_beyond_their_data_are_refused() {
+        Panels::new(&[0.0; 100], [4, 32], [32, 16]);
+    }
 }

@@ -125,3 +125,42 @@ impl SiluOf<'_> {
         dispatch(self);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ramp(seed: usize, len: usize) -> Vec<f32> {
+        (0..len).map(|i| ((i * 37 + seed * 53 + 11) % 101) as f32 / 25.0 + 3.0).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn a_norm_with_modulation_agrees_with_its_definition(rows in 1usize..12, columns in 1usize..70) {
+            let (x, scale, shift) = (ramp(1, rows * columns), ramp(2, columns), ramp(3, columns));
+            let of = |x: &[f32]| {
+                let mut out = vec![f32::NAN; x.len()];
+                NormModulate { x, scale: &scale, shift: &shift, eps: 1e-3, out: &mut out }.run();
+                out
+            };
+            let got = of(&x);
+            for (row, got) in x.chunks_exact(columns).zip(got.chunks_exact(columns)) {
+                let row: Vec<f64> = row.iter().copied().map(f64::from).collect();
+                let mean = row.iter().sum::<f64>() / columns as f64;
+                let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / columns as f64;
+                for (c, got) in got.iter().enumerate() {
+                    let y = (row[c] - mean) / (variance + 1e-3).sqrt();
+                    let want = y * (1.0 + f64::from(scale[c])) + f64::from(shift[c]);
+                    prop_assert!((f64::from(*got) - want).abs() < 1e-4, "{got}, not {want}");
+                }
+            }
+            // Four abreast or one by one: the same bits.
+            let alone: Vec<f32> = x.chunks_exact(columns).flat_map(of).collect();
+            prop_assert_eq!(got, alone);
+        }
+    }
+}

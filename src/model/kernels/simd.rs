@@ -150,3 +150,113 @@ pub(super) fn store_partial<S: Simd>(simd: S, v: S::V, x: &mut [f32]) {
         }
     }
 }
+
+/// The same task in plain Rust, to compare with.
+#[cfg(test)]
+pub(super) fn reference<T: Task>(task: T) -> T::Output {
+    task.run(portable::Portable)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Every operation of two vectors, one after the other.
+    struct Everything {
+        a: Lanes,
+        b: Lanes,
+    }
+
+    impl Task for Everything {
+        type Output = Vec<f32>;
+
+        #[inline(always)]
+        fn run<S: Simd>(self, simd: S) -> Vec<f32> {
+            let (a, b) = (simd.load(&self.a), simd.load(&self.b));
+            let c = simd.splat(self.a[3]);
+            let biased =
+                simd.add(simd.splat(math::ROUND), simd.max(simd.splat(-126.0), simd.min(simd.splat(127.0), a)));
+            let vectors = [
+                simd.add(a, b),
+                simd.sub(a, b),
+                simd.mul(a, b),
+                simd.div(a, b),
+                simd.mul_add(a, b, c),
+                simd.mul_sub(a, b, c),
+                simd.neg_mul_add(a, b, c),
+                simd.max(a, b),
+                simd.min(a, b),
+                simd.exp2(biased),
+                math::exp(simd, a),
+                math::silu(simd, b),
+                load_partial(simd, &self.a[..5], 7.0),
+            ];
+            let mut out = vec![simd.sum(a), simd.largest(a)];
+            for v in vectors {
+                let mut lanes = [0.0; LANES];
+                simd.store(v, &mut lanes);
+                out.extend_from_slice(&lanes);
+            }
+            store_partial(simd, a, &mut out[..7]);
+            out
+        }
+    }
+
+    fn bits(x: &[f32]) -> Vec<u32> {
+        x.iter().map(|x| if x.is_nan() { f32::NAN.to_bits() } else { x.to_bits() }).collect()
+    }
+
+    proptest! {
+        /// What a machine computes does not depend on its instruction set.
+        #[test]
+        fn every_instruction_set_gives_the_same_bits(
+            a in prop::array::uniform16(-120.0f32..120.0),
+            b in prop::array::uniform16(-3.0f32..3.0),
+        ) {
+            prop_assert_eq!(bits(&dispatch(Everything { a, b })), bits(&reference(Everything { a, b })));
+        }
+    }
+
+    /// One function of many numbers.
+    struct Map<'a>(&'a [f32], bool);
+
+    impl Task for Map<'_> {
+        type Output = Vec<f32>;
+
+        #[inline(always)]
+        fn run<S: Simd>(self, simd: S) -> Vec<f32> {
+            let mut out = vec![0.0; self.0.len()];
+            for (x, out) in self.0.chunks(LANES).zip(out.chunks_mut(LANES)) {
+                let x = load_partial(simd, x, 0.0);
+                store_partial(simd, if self.1 { math::silu(simd, x) } else { math::exp(simd, x) }, out);
+            }
+            out
+        }
+    }
+
+    #[test]
+    fn exp_is_within_two_units_in_the_last_place() {
+        let x: Vec<f32> = (-87_300..=88_300).map(|i| i as f32 * 1e-3 + 1e-5).collect();
+        for (x, y) in x.iter().zip(dispatch(Map(&x, false))) {
+            let exact = f64::from(*x).exp();
+            assert!((f64::from(y) / exact - 1.0).abs() < 1.5e-7, "exp({x}) = {y}, not {exact}");
+        }
+        let edges = [0.0, -0.0, f32::NEG_INFINITY, -1e30, -88.0, f32::INFINITY, 1e30, 89.0, f32::MIN_POSITIVE];
+        let expected = [1.0, 1.0, 0.0, 0.0, 0.0, f32::INFINITY, f32::INFINITY, f32::INFINITY, 1.0];
+        assert_eq!(dispatch(Map(&edges, false)), expected);
+        assert!(dispatch(Map(&[f32::NAN], false))[0].is_nan());
+    }
+
+    #[test]
+    fn silu_keeps_its_digits_in_both_tails() {
+        let x: Vec<f32> = (-8700..=8700).map(|i| i as f32 * 0.01 + 1e-4).collect();
+        for (x, y) in x.iter().zip(dispatch(Map(&x, true))) {
+            let exact = f64::from(*x) / (1.0 + (-f64::from(*x)).exp());
+            assert!((f64::from(y) / exact - 1.0).abs() < 4e-7, "silu({x}) = {y}, not {exact}");
+        }
+        assert_eq!(dispatch(Map(&[-1e30, 0.0, 1e30], true)), [0.0, 0.0, 1e30]);
+        assert!(dispatch(Map(&[f32::NAN], true))[0].is_nan());
+    }
+}

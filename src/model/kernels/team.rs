@@ -313,7 +313,7 @@ mod tests {
         };
         assert!(catch_unwind(AssertUnwindSafe(run)).is_err());
         assert_eq!(count.swap(0, Ordering::Relaxed), 20);
-        team.session().run(5, |_, _| drop(count.fetch_add(1, Ordering::Relaxed)));
+        team.session().run(5, |_, _| _ = count.fetch_add(1, Ordering::Relaxed));
         assert_eq!(count.into_inner(), 5);
     }
 }
