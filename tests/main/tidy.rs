@@ -187,6 +187,11 @@ impl Source {
             if !signature.split_whitespace().any(|word| word == "fn") || trimmed.starts_with("//") {
                 continue;
             }
+            // A trait's signature has no body: it ends before any line that opens one.
+            let ends = |line: &&str| line.ends_with([';', '{', '}']);
+            if lines[start..].iter().find(|line| ends(line)).is_some_and(|line| line.ends_with(';')) {
+                continue;
+            }
             let close = format!("{}}}", &line[..line.len() - trimmed.len()]);
             if let Some(length) = lines[start..].iter().position(|line| *line == close) {
                 functions.push((start + 1, length + 1));

@@ -62,10 +62,17 @@ impl<'a> MatMut<'a> {
         Self { data, rows, cols, row_stride }
     }
 
-    /// One row.
+    /// Where `R` rows from `row` on begin; their `cols` elements lie in the slice. Panics where there are fewer.
     #[inline(always)]
-    pub(super) fn row_mut(&mut self, row: usize) -> &mut [f32] {
-        &mut self.data[row * self.row_stride..][..self.cols]
+    pub(super) fn row_ptrs<const R: usize>(&mut self, row: usize) -> [*mut f32; R] {
+        assert!(row + R <= self.rows, "no rows up to {} in {}", row + R, self.rows);
+        // All from one borrow: a second one would end the claim of the first.
+        let start = self.data.as_mut_ptr();
+        let mut rows = [start; R];
+        for r in 0..R {
+            rows[r] = start.wrapping_add((row + r) * self.row_stride);
+        }
+        rows
     }
 }
 

@@ -270,10 +270,7 @@ impl<X: Rows, E: Epilogue> Product<'_, X, E> {
     fn sized<S: Simd, const R: usize, const P: usize>(&mut self, simd: S, row: usize, panels: Range<usize>) {
         let (columns, line) = (self.weights.outer, self.weights.line);
         let (starts, Runs { count, len, step, jump }) = (self.x.starts::<R>(row), self.x.runs());
-        let mut out = [std::ptr::null_mut::<f32>(); R];
-        for r in 0..R {
-            out[r] = self.out.row_mut(row + r).as_mut_ptr();
-        }
+        let out = self.out.row_ptrs::<R>(row);
         for first in panels.clone().step_by(P) {
             let mut sums = [[simd.splat(0.0); P]; R];
             let mut w = [std::ptr::null(); P];

@@ -1,3 +1,5 @@
+//! What only the U-Net has: the names and shapes of public checkpoints.
+
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device};

@@ -1,3 +1,5 @@
+//! The operations on images against their definitions in `f64`, gradients and tangents included.
+
 use candle_core::{DType, Device, Var};
 
 use super::*;
