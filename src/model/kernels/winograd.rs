@@ -9,6 +9,7 @@
 //! gradients.
 
 #![allow(unsafe_code)] // The transforms read and write through pointers; each says once why it stays in its slices.
+#![expect(clippy::needless_range_loop, reason = "closures of iterators are not reliably inlined into a `Task`")]
 
 use std::ops::Range;
 
@@ -131,7 +132,7 @@ impl Winograd {
     /// Distance of the matrices `(tiles, channels)` of two places: odd in lines of the cache, so that they do not all
     /// fall into the same sets.
     fn distance(&self, channels: usize) -> usize {
-        (self.group() * self.columns() * whole(channels) / LANES | 1) * LANES
+        ((self.group() * self.columns() * whole(channels) / LANES) | 1) * LANES
     }
 
     /// Elements of a band with its neighbours: six lines of whole tiles and two pixels.
