@@ -16,10 +16,12 @@ mod run;
 mod samples;
 mod schedule;
 mod state;
+mod trial;
 mod weighting;
 
 pub use recipe::Recipe;
 pub use run::{Outcome, Run, run};
+pub use trial::Trial;
 
 #[cfg(test)]
 mod tests;

@@ -52,14 +52,9 @@ impl Process {
         Self { threads: self.threads.iter().map(spent).collect(), ..*self }
     }
 
-    /// Processor time of the threads whose names begin so.
-    pub(super) fn of_threads(&self, prefix: &str) -> f64 {
-        self.threads.values().filter(|thread| thread.name.starts_with(prefix)).map(|thread| thread.seconds).sum()
-    }
-
     /// Processor time of all threads.
     pub(super) fn total(&self) -> f64 {
-        self.of_threads("")
+        self.threads.values().map(|thread| thread.seconds).sum()
     }
 
     /// How often threads were taken off a processor, by themselves or not.

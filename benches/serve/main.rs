@@ -65,8 +65,8 @@ fn main() -> Result<(), Failure> {
 /// a. The engine behind the server against the engine alone, at the same rows a forward.
 async fn share() -> Result<(), Failure> {
     println!("\nThe embedded model in forwards of {ROWS} rows, {} clients; medians of {TURNS} turns\n", 4 * ROWS);
-    println!("| | images/s seen | CPU µs/image: compute | other threads | of the bare engine % | device busy % |");
-    println!("| --- | ---: | ---: | ---: | ---: | ---: |");
+    println!("| | images/s seen | CPU µs/image | of the bare engine % | device busy % |");
+    println!("| --- | ---: | ---: | ---: | ---: |");
     let encodings = [OutputEncoding::Float32, OutputEncoding::Uint8, OutputEncoding::Png];
     let (mut bare, mut served) = (Vec::new(), vec![Vec::new(); encodings.len()]);
     for _ in 0..TURNS {
@@ -75,28 +75,20 @@ async fn share() -> Result<(), Failure> {
             turns.push(behind(*encoding).await?);
         }
     }
-    println!(
-        "| bare engine | {} | {} | {} | | {} |",
-        median(&bare, 0),
-        median(&bare, 1),
-        median(&bare, 2),
-        median(&bare, 4)
-    );
+    println!("| bare engine | {:.1} | {:.1} | | {:.1} |", median(&bare, 0), median(&bare, 1), median(&bare, 2));
     for (encoding, turns) in encodings.iter().zip(&served) {
-        let column = |column| median(turns, column);
-        let (name, rate) = (encoding.as_str_name(), column(0));
-        println!("| {name} | {rate} | {} | {} | {} | {} |", column(1), column(2), column(3), column(4));
+        let (name, [rate, cpu, busy]) = (encoding.as_str_name(), [0, 1, 2].map(|column| median(turns, column)));
+        println!("| {name} | {rate:.1} | {cpu:.1} | {:.1} | {busy:.1} |", 100.0 * median(&bare, 1) / cpu);
     }
     Ok(())
 }
 
-/// Images a second, µs of compute threads and of others per image, the part of the processor time that is the
-/// network's, the part of the time that the device is busy.
-type Turn = [f64; 5];
+/// Images a second, processor time per image in µs, the part of the time that the device is busy in percent.
+type Turn = [f64; 3];
 
-fn median(turns: &[Turn], column: usize) -> String {
+fn median<const N: usize>(turns: &[[f64; N]], column: usize) -> f64 {
     let mut values: Vec<f64> = turns.iter().map(|turn| turn[column]).collect();
-    format!("{:.1}", quantile(&mut values, 0.5))
+    quantile(&mut values, 0.5)
 }
 
 fn alone() -> Result<Turn, Failure> {
@@ -127,11 +119,7 @@ fn turn(child: &mut Child, before: &Process, begun: Instant) -> Result<Turn, Fai
     let report = child.report()?;
     let (spent, elapsed) = (Process::of(child.id())?.since(before), begun.elapsed().as_secs_f64());
     let images = report.rows as f64;
-    let per_image = |seconds: f64| 1e6 * seconds / images;
-    let compute = spent.of_threads("compute-");
-    let others = spent.total() - compute;
-    let network = 100.0 * compute / (compute + others);
-    Ok([images / elapsed, per_image(compute), per_image(others), network, 100.0 * report.busy / elapsed])
+    Ok([images / elapsed, 1e6 * spent.total() / images, 100.0 * report.busy / elapsed])
 }
 
 /// b. What a request takes beside its only forward, at a device that is free.
@@ -183,7 +171,7 @@ async fn requests() -> Result<(), Failure> {
                 0.0,
             ]);
         }
-        let column = |column| median(&turns, column);
+        let column = |column| format!("{:.1}", median(&turns, column));
         println!("| {clients} | {} | {} | {} | {} |", column(0), column(1), column(2), column(3));
     }
     Ok(())

@@ -5,6 +5,7 @@ use std::ops::Range;
 use candle_core::{Device, Result, Tensor};
 
 use super::pairs::Pairs;
+use super::recipe::Recipe;
 use crate::data::Source;
 use crate::flow::noise::{self, Stream};
 
@@ -50,7 +51,13 @@ pub(super) struct Draw<'a> {
     pub class_dropout: f64,
 }
 
-impl Draw<'_> {
+impl<'a> Draw<'a> {
+    /// What `recipe` says about rows of `source` at times of `pairs`.
+    pub(super) fn new(recipe: &Recipe, source: &'a dyn Source, pairs: Pairs) -> Self {
+        let &Recipe { seed, batch, noise_scale, class_dropout, .. } = recipe;
+        Self { source, pairs, seed, batch, noise_scale, class_dropout }
+    }
+
     /// Rows `rows` of step `step`.
     #[expect(
         clippy::cast_possible_truncation,

@@ -74,7 +74,8 @@ impl Training {
         let source = recipe.data.open(Split::Train)?;
         let data = data_spec(&recipe, source.as_ref());
         let learner = Learner::new(&recipe, &data)?;
-        let (objective, teacher) = objective(&recipe, &data)?;
+        let teacher = teacher(&recipe)?;
+        let objective = objective(&recipe, &data, teacher.as_ref())?;
         let hash = teacher.as_ref().map(|teacher| teacher.manifest.weights.blake3.clone());
         let workers = Workers::new(run.threads)?;
         let mut training =
@@ -129,14 +130,7 @@ impl Training {
 
     fn step(&mut self, report: &mut Report) -> Result<()> {
         let recipe = &self.recipe;
-        let draw = Draw {
-            source: self.source.as_ref(),
-            pairs: self.objective.pairs(),
-            seed: recipe.seed,
-            batch: recipe.batch,
-            noise_scale: recipe.noise_scale,
-            class_dropout: recipe.class_dropout,
-        };
+        let draw = Draw::new(recipe, self.source.as_ref(), self.objective.pairs());
         let factor = recipe.schedule.factor(self.learner.optimiser.steps, recipe.steps);
         let measured = self.learner.step(&self.workers, self.objective.as_ref(), &draw, factor)?;
         report.step(&measured);
@@ -186,26 +180,29 @@ impl Training {
     }
 }
 
-/// The objective of a recipe for data of `data`'s kind, and its teacher.
-fn objective(recipe: &Recipe, data: &DataSpec) -> Result<(Box<dyn Objective>, Option<Checkpoint>)> {
+/// The checkpoint that a recipe distils.
+fn teacher(recipe: &Recipe) -> Result<Option<Checkpoint>> {
     match &recipe.objective {
-        ObjectiveRecipe::FlowMatching {} => Ok((Box::new(FlowMatching), None)),
-        ObjectiveRecipe::Lmd { teacher, diagonal, from_noise, stop_gradient } => {
-            let checkpoint = Checkpoint::read(teacher)?;
-            check_teacher(&checkpoint, recipe, data)?;
-            // Only a gradient that goes on through the teacher needs it as tensors.
-            let frozen: Box<dyn FlowMap> = match stop_gradient {
-                true => Box::new(model::load(&checkpoint, &Device::Cpu)?),
-                false => model::load_eager(&checkpoint, &Device::Cpu)?,
-            };
-            let lmd = Lmd {
-                teacher: frozen,
-                pairs: Pairs::Triangle { diagonal: *diagonal, from_noise: *from_noise },
-                stop_gradient: *stop_gradient,
-            };
-            Ok((Box::new(lmd), Some(checkpoint)))
-        }
+        ObjectiveRecipe::FlowMatching {} => Ok(None),
+        ObjectiveRecipe::Lmd { teacher, .. } => Checkpoint::read(teacher).map(Some),
     }
+}
+
+/// The objective of a recipe for data of `data`'s kind.
+pub(super) fn objective(recipe: &Recipe, data: &DataSpec, teacher: Option<&Checkpoint>) -> Result<Box<dyn Objective>> {
+    let (ObjectiveRecipe::Lmd { diagonal, from_noise, stop_gradient, .. }, Some(checkpoint)) =
+        (&recipe.objective, teacher)
+    else {
+        return Ok(Box::new(FlowMatching));
+    };
+    check_teacher(checkpoint, recipe, data)?;
+    // Only a gradient that goes on through the teacher needs it as tensors.
+    let teacher: Box<dyn FlowMap> = match stop_gradient {
+        true => Box::new(model::load(checkpoint, &Device::Cpu)?),
+        false => model::load_eager(checkpoint, &Device::Cpu)?,
+    };
+    let pairs = Pairs::Triangle { diagonal: *diagonal, from_noise: *from_noise };
+    Ok(Box::new(Lmd { teacher, pairs, stop_gradient: *stop_gradient }))
 }
 
 /// A velocity field of other data or other noise would be distilled without a word into a wrong flow map.
@@ -226,7 +223,8 @@ fn check_teacher(teacher: &Checkpoint, recipe: &Recipe, data: &DataSpec) -> Resu
     if problems.is_empty() { Ok(()) } else { Err(Error::Config(problems)) }
 }
 
-fn data_spec(recipe: &Recipe, source: &dyn Source) -> DataSpec {
+/// What a checkpoint says of the data.
+pub(super) fn data_spec(recipe: &Recipe, source: &dyn Source) -> DataSpec {
     DataSpec {
         name: recipe.data.name(),
         shape: source.shape().to_vec(),
