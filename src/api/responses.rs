@@ -36,7 +36,7 @@ pub(super) fn channel() -> (Messages, Overseer, Responses) {
 /// Where the task puts its messages. Dropped when there will be no more.
 #[derive(Debug)]
 pub(super) struct Messages {
-    sender: mpsc::Sender<v1::GenerateResponse>,
+    sender: mpsc::Sender<Box<v1::GenerateResponse>>,
     queue: Arc<Mutex<Queue>>,
 }
 
@@ -57,7 +57,8 @@ pub(super) struct Overseer {
 
 #[derive(Debug)]
 struct Queue {
-    messages: mpsc::Receiver<v1::GenerateResponse>,
+    /// In boxes: a channel makes room for dozens at once, and a stream has few at a time.
+    messages: mpsc::Receiver<Box<v1::GenerateResponse>>,
     /// What follows the last message, if it is not a summary.
     failure: Option<Status>,
     /// Since when the transport could have taken something and has not.
@@ -77,7 +78,7 @@ impl Messages {
         let place = self.sender.reserve().await.map_err(|_| Error::Cancelled)?;
         let mut queue = lock(&self.queue);
         queue.waiting_since.get_or_insert_with(Instant::now);
-        place.send(v1::GenerateResponse { event: Some(event) });
+        place.send(Box::new(v1::GenerateResponse { event: Some(event) }));
         Ok(())
     }
 
@@ -152,7 +153,7 @@ impl Stream for Responses {
         queue.waiting_since = more.then(Instant::now);
         queue.ended = message.as_ref().is_none_or(|message| matches!(message.event, Some(Event::Summary(_))));
         let lost = || status(&Error::Compute("a request's task ended without a word".into()), "");
-        Poll::Ready(Some(message.ok_or_else(|| queue.failure.take().unwrap_or_else(lost))))
+        Poll::Ready(Some(message.map(|message| *message).ok_or_else(|| queue.failure.take().unwrap_or_else(lost))))
     }
 }
 

@@ -10,11 +10,11 @@ use crate::engine::{Batch, Engine, Outcome, Purpose, RowId, RowStep, Start};
 use crate::error::{Error, Result};
 
 /// Forwards of each size; the fastest counts, the first one also warms caches and compiles kernels.
-const REPEATS: u32 = 2;
+const REPEATS: u32 = 3;
 
 /// What measuring a model may take: a server is ready soon, and every forward that it runs from then on is a measurement
 /// as well. On a CPU larger sizes are foreseen from the smaller ones; a GPU gets through all of them in this time.
-const LONGEST: Duration = Duration::from_millis(60);
+const LONGEST: Duration = Duration::from_millis(100);
 
 /// Sizes that are measured however long that takes: fewer do not tell the rows from what a forward takes anyway.
 const LEAST_SIZES: usize = 2;
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn sizes_double_up_to_the_bound_and_warm_runs_count() {
         let (costs, seen) = calibrated(Duration::from_micros(10), &limits(24, Duration::from_secs(1)));
-        assert_eq!(seen, [1, 1, 2, 2, 4, 4, 8, 8, 16, 16, 24, 24]);
+        assert_eq!(seen, [1, 1, 1, 2, 2, 2, 4, 4, 4, 8, 8, 8, 16, 16, 16, 24, 24, 24]);
         let line = costs[0].line();
         assert!((line.base - 1e-4).abs() < 1e-8 && (line.per_row - 1e-5).abs() < 1e-9, "{line:?}");
     }
@@ -138,17 +138,21 @@ mod tests {
     #[test]
     fn sizes_beyond_the_longest_step_are_not_tried() {
         let longest = limits(1 << 20, Duration::from_micros(141));
-        assert_eq!(calibrated(Duration::from_micros(10), &longest).1, [1, 1, 2, 2, 4, 4]);
+        assert_eq!(calibrated(Duration::from_micros(10), &longest).1, [1, 1, 1, 2, 2, 2, 4, 4, 4]);
     }
 
     #[test]
     fn a_slow_engine_is_measured_at_few_sizes() {
         let row = Duration::from_micros(400);
         let (costs, seen) = calibrated(row, &limits(1 << 20, Duration::from_secs(1)));
-        assert_eq!(seen, [1, 1, 2, 2, 4, 4, 8, 8], "16 rows would take 10.4 ms, twice, and nothing is left of 60");
+        assert_eq!(
+            seen,
+            [1, 1, 1, 2, 2, 2, 4, 4, 4, 8, 8, 8],
+            "16 rows would take 10.4 ms, three times, and nothing is left of 100"
+        );
         assert!((costs[0].line().per_row / row.as_secs_f64() - 1.0).abs() < 1e-3, "{:?}", costs[0].line());
         let endless = calibrated(Duration::from_secs(1), &limits(1 << 20, Duration::from_secs(1)));
-        assert_eq!(endless.1, [1, 1, 2, 2]);
+        assert_eq!(endless.1, [1, 1, 1, 2, 2, 2]);
     }
 
     #[test]

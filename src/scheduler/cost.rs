@@ -30,6 +30,9 @@ const LINE_MEMORY: f64 = 64.0;
 /// line back when the whole device becomes slower.
 const LEAST_WEIGHT: f64 = 1.0 / 64.0;
 
+/// One forward in so many has more rows than it need have.
+const EXPLORED: u32 = 32;
+
 /// Forwards whose distance from the line is remembered.
 const RESIDUALS: usize = 64;
 
@@ -61,6 +64,8 @@ pub struct Cost {
     residuals: VecDeque<f64>,
     /// What promises multiply the line by.
     caution: f64,
+    /// Forwards that were measured.
+    forwards: u32,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -75,6 +80,7 @@ impl Cost {
     /// Takes in that a forward of `rows` rows took `elapsed`.
     pub fn observe(&mut self, rows: usize, elapsed: Duration) {
         self.compare(rows, elapsed);
+        self.forwards = self.forwards.wrapping_add(1);
         let index = rows.max(1).ilog2() as usize;
         if self.points.len() <= index {
             self.points.resize(index + 1, Point::default());
@@ -145,6 +151,14 @@ impl Cost {
         }
         let fewest = efficiency * base * most / (whole - efficiency * per_row * most).max(SHORTEST_SECONDS * 1e-3);
         (fewest.ceil() as usize).clamp(1, rows.max(1))
+    }
+
+    /// Rows for the next forward, where `economical` would do and at most `most` are possible: now and then twice as
+    /// many. Forwards that are all of one size tell nothing of the slope, and a line that was wrong once, on a machine
+    /// that was disturbed when it started, would keep them at that size for ever.
+    pub(super) fn explored(&self, economical: usize, most: usize) -> usize {
+        let is_due = self.forwards.is_multiple_of(EXPLORED);
+        if is_due { (2 * economical).min(most).max(economical) } else { economical }
     }
 
     /// Remembers how far a forward was from the line, once there is one.

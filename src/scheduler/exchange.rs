@@ -70,8 +70,9 @@ struct State {
 
 /// Where a job's events go.
 pub(super) struct Client {
-    /// Holds every image and the end, so that no worker ever waits for a reader.
-    pub(super) events: mpsc::Sender<Delivery>,
+    /// Holds every image and the end, so that no worker ever waits for a reader. In boxes: a channel makes room for
+    /// dozens at once, and most jobs have two.
+    pub(super) events: mpsc::Sender<Box<Delivery>>,
     /// The permits of its unfinished images.
     pub(super) permit: OwnedSemaphorePermit,
     pub(super) previews: Arc<Slot>,
@@ -272,7 +273,7 @@ impl State {
             };
             let is_end = !matches!(event.event, JobEvent::Image(_));
             // Fails only where the ticket was dropped, which cancels the job.
-            let _ = client.events.try_send(Delivery { event: event.event, _permit: permit });
+            let _ = client.events.try_send(Box::new(Delivery { event: event.event, _permit: permit }));
             if is_end {
                 self.clients.remove(&event.job);
             }

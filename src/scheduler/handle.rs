@@ -162,7 +162,7 @@ pub struct Ticket {
     /// What the scheduler said on taking it.
     pub accepted: Accepted,
     id: JobId,
-    inbox: mpsc::Receiver<Delivery>,
+    inbox: mpsc::Receiver<Box<Delivery>>,
     previews: Arc<Slot>,
     exchange: Arc<Exchange>,
     ended: bool,

@@ -194,7 +194,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(40))]
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 1 } else { 40 }))]
 
         #[test]
         fn attention_agrees_with_its_definition(tokens in 1usize..70, heads in 1usize..4, width in 1usize..36) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Core, DeviceId, Forward, JobId, Running};
+use super::{Core, Device, DeviceId, Forward, JobId, Running};
 use crate::domain::{ModelKey, StepsReason};
 use crate::engine::{Batch, RowId, RowStep};
 use crate::scheduler::image::Outlook;
@@ -46,7 +46,7 @@ impl Core {
 
     fn forward_of(&mut self, model: usize, id: DeviceId, now: Instant) -> Option<Forward> {
         let device = &self.devices[id.0];
-        let rows = self.budget(device, model);
+        let rows = self.room_of(device, model);
         let (devices, cycle) = (self.present().count(), self.cycle(device, model));
         let room = Room { device: id, rows, devices, cycle, now, curfew: self.curfew };
         let choice = self.models[model].queue.choose(&room);
@@ -59,6 +59,12 @@ impl Core {
         let step = seconds(cost.promised(choice.rows)) + others;
         let circumstances = Circumstances { device: id, now, step, squeezed: choice.squeezed };
         Some(self.begin(model, &choice, &circumstances))
+    }
+
+    /// Device rows of the next forward.
+    fn room_of(&self, device: &Device, model: usize) -> usize {
+        let (cost, economical) = (&device.costs[model], self.budget(device, model));
+        cost.explored(economical, cost.rows_within(self.limits.max_step, self.limits.max_rows))
     }
 
     fn begin(&mut self, model: usize, choice: &Choice, at: &Circumstances) -> Forward {
