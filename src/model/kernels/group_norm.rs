@@ -159,3 +159,52 @@ fn term<S: Simd, const CENTRED: bool>(simd: S, value: S::V, centre: S::V, sum: S
         simd.add(value, sum)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::conv::tests::numbers;
+    use super::*;
+
+    /// The definition, in `f64`.
+    fn normed(x: &[f32], [w, b]: [&[f32]; 2], groups: usize, silu: bool) -> Vec<f64> {
+        let (channels, each) = (w.len(), w.len() / groups);
+        let of_group = |group: usize| x.iter().enumerate().filter(move |(i, _)| i % channels / each == group);
+        let mean_of = |group, f: &dyn Fn(f64) -> f64| {
+            of_group(group).map(|(_, &x)| f(x.into())).sum::<f64>() / (x.len() / groups) as f64
+        };
+        let value = |(i, &x): (usize, &f32)| {
+            let (channel, group) = (i % channels, i % channels / each);
+            let mean = mean_of(group, &|x| x);
+            let variance = mean_of(group, &|x| (x - mean).powi(2));
+            let y = (f64::from(x) - mean) / (variance + 1e-6).sqrt() * f64::from(w[channel]) + f64::from(b[channel]);
+            if silu { y / (1.0 + (-y).exp()) } else { y }
+        };
+        x.iter().enumerate().map(value).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn it_agrees_with_the_definition_and_a_part_with_the_whole(
+            (pixels, groups, each) in (2usize..12, 1usize..6, 4usize..20),
+            (cut, seed, silu) in (0usize..12, 0usize..100, any::<bool>()),
+        ) {
+            let channels = groups * each;
+            let x = numbers(seed, pixels * channels);
+            let (w, b) = (numbers(seed + 1, channels), numbers(seed + 2, channels));
+            let run = |first: usize, end: usize| {
+                let mut out = vec![f32::NAN; (end - first) * channels];
+                let scratch = &mut vec![f32::NAN; 2 * channels];
+                GroupNorm { x: &x, w: &w, b: &b, groups, eps: 1e-6, silu, first, out: &mut out, scratch }.run();
+                out
+            };
+            let all = run(0, pixels);
+            for (got, want) in all.iter().zip(normed(&x, [&w, &b], groups, silu)) {
+                prop_assert!((f64::from(*got) - want).abs() < 1e-5, "{got} {want}");
+            }
+            let cut = cut % (pixels + 1);
+            prop_assert_eq!([run(0, cut), run(cut, pixels)].concat(), all);
+        }
+    }
+}
