@@ -11,6 +11,7 @@
 //! compared to (`benches/peers`).
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::error::Error;
 use std::io::BufRead;
 use std::path::Path;
@@ -50,10 +51,10 @@ fn table() -> Outcome<()> {
     println!("| threads | flow matching | LMD | time of a step, LMD / flow matching |");
     println!("| ---: | ---: | ---: | ---: |");
     for threads in [1, 2] {
-        let mut rates = [[0.0; TURNS]; 2];
-        for turn in 0..TURNS {
-            rates[0][turn] = bench.rate("flow_matching", threads, TURN)?;
-            rates[1][turn] = bench.rate("lmd", threads, TURN)?;
+        let mut rates = [Vec::new(), Vec::new()];
+        for _ in 0..TURNS {
+            rates[0].push(bench.rate("flow_matching", threads, TURN)?);
+            rates[1].push(bench.rate("lmd", threads, TURN)?);
         }
         rates.iter_mut().for_each(|rates| rates.sort_unstable_by(f64::total_cmp));
         let [flow_matching, lmd] = rates.map(|rates| rates[TURNS / 2]);
@@ -103,10 +104,10 @@ impl Bench {
             "lmd" => &mut self.lmd,
             _ => return Err(format!("no objective {objective:?}: flow_matching or lmd").into()),
         };
-        if !self.workers.contains_key(&threads) {
-            self.workers.insert(threads, Workers::new(threads)?);
-        }
-        let workers = &self.workers[&threads];
+        let workers = match self.workers.entry(threads) {
+            Entry::Occupied(workers) => workers.into_mut(),
+            Entry::Vacant(place) => place.insert(Workers::new(threads)?),
+        };
         trial.step(workers)?;
         let (start, mut steps) = (Instant::now(), 0u32);
         while start.elapsed() < turn {

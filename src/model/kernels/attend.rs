@@ -3,6 +3,11 @@
 //! Keys are turned once for each head into panels; scores of a tile of queries stay in the first-level cache, are
 //! exponentiated there and multiply the values where they lie. The division by their sum comes last, in registers.
 
+#![expect(
+    clippy::needless_range_loop,
+    reason = "plain loops over arrays are what is inlined into every instruction set"
+)]
+
 use super::epilogue::Scaled;
 use super::matrix::{Mat, MatMut};
 use super::packed::{Panels, Product, Store};

@@ -69,8 +69,8 @@ impl<'a> MatMut<'a> {
         // All from one borrow: a second one would end the claim of the first.
         let start = self.data.as_mut_ptr();
         let mut rows = [start; R];
-        for r in 0..R {
-            rows[r] = start.wrapping_add((row + r) * self.row_stride);
+        for (r, start) in rows.iter_mut().enumerate() {
+            *start = start.wrapping_add((row + r) * self.row_stride);
         }
         rows
     }

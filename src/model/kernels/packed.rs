@@ -5,6 +5,10 @@
 //! fused multiply-adds from its bias over the rows of `W` in their order: its bits depend neither on the number of rows
 //! nor on the tiles that they fall into nor on the machine.
 
+#![expect(
+    clippy::needless_range_loop,
+    reason = "plain loops over arrays are what is inlined into every instruction set"
+)]
 #![allow(unsafe_code)] // The inner loop reads through pointers; `Product::run` checks their bounds once.
 
 use std::ops::Range;
@@ -366,9 +370,9 @@ mod tests {
         let into = MatMut::new(&mut out, m, n, n);
         let product = Product { x, weights: packed.panels(), bias: Some(&bias), out: into, epilogue };
         if plain {
-            reference(product)
+            reference(product);
         } else {
-            product.run()
+            product.run();
         }
         out
     }

@@ -212,7 +212,6 @@ impl Shared {
         }
         // SAFETY: this thread holds an undone task, so the job is there and is not written; see `Sync`.
         let job = unsafe { (*self.job.get()).map(|job| &*job) };
-        #[expect(clippy::cast_possible_truncation, reason = "fewer than 2^20 tasks")]
         let task = (drawn & TASK_MASK) as usize;
         let done = catch_unwind(AssertUnwindSafe(|| job.map(|job| job(thread, task))));
         if done.is_err() {

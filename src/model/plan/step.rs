@@ -244,7 +244,7 @@ impl Kind {
             Self::Before => out[0] = cx.queries[image].s,
             Self::After => out[0] = cx.queries[image].t,
             Self::LookUp { table } => {
-                out.copy_from_slice(&table[cx.queries[image].label as usize * out.len()..][..out.len()])
+                out.copy_from_slice(&table[cx.queries[image].label as usize * out.len()..][..out.len()]);
             }
             Self::Copy { x } => out.copy_from_slice(cx.row(x, row)),
             Self::Silu { x } => SiluOf { x: cx.row(x, row), out }.run(),
