@@ -1,9 +1,9 @@
 //! The engine over candle networks.
 //!
-//! States live in plain memory, one vector a row; a forward gathers them into tensors, asks the network once for
-//! `v_{s,t}` with the times of each row, and moves every state by its own rule. The arithmetic is that of
-//! `flow::sampler::sample`, to the bit; as a [`FlowMap`](crate::flow::FlowMap)'s rows do not depend on one another, an image is the same
-//! whatever it shared its forwards with.
+//! States live in plain memory, one vector a row; a forward asks the network once for `v_{s,t}` with the times of each
+//! row, and moves every state by its own rule. The arithmetic is that of `flow::sampler::sample`, to the bit; as the rows
+//! of a [`FlowMap`](crate::flow::FlowMap) do not depend on one another, an image is the same whatever it shared its
+//! forwards with.
 //!
 //! On a CPU the network is compiled, and each thread takes groups of rows through all of it: nothing is synchronised
 //! inside and the activations stay in the thread's cache.
