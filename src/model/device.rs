@@ -172,7 +172,7 @@ impl OnDevice {
             t: column(1)?,
             labels: column(2)?.to_dtype(DType::U32)?,
         };
-        self.net.velocity(&self.ops, &arguments)?.to_dtype(DType::F32)?.flatten_all()?.contiguous()
+        Network::velocity(&self.net, &self.ops, &arguments)?.to_dtype(DType::F32)?.flatten_all()?.contiguous()
     }
 }
 
@@ -184,7 +184,7 @@ impl FlowMap for OnDevice {
             return Network::velocity(&self.net, &Eager, &Arguments { x, s, t, labels: labels.clone() });
         }
         let [x, s, t] = [x, s, t].map(|dual| dual.primal.clone());
-        let v = self.net.velocity(&self.ops, &Arguments { x, s, t, labels: labels.clone() })?;
+        let v = Network::velocity(&self.net, &self.ops, &Arguments { x, s, t, labels: labels.clone() })?;
         Ok(Dual::constant(&v.to_dtype(DType::F32)?.contiguous()?))
     }
 }

@@ -212,3 +212,48 @@ impl Ops for Direct {
         elementwise(a, b, |a, b| (a + b)?.affine(0.5f64.sqrt(), 0.0))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+    use candle_nn::VarBuilder;
+
+    use super::*;
+    use crate::model::layers::Start;
+
+    /// No operation of an image brings it into another layout, and each agrees with the same on tokens.
+    #[test]
+    fn images_stay_planes() -> Result<()> {
+        let (cpu, ops, sides) = (Device::Cpu, Direct::default(), Sides { height: 4, width: 6 });
+        let weights = VarBuilder::zeros(DType::F32, &cpu);
+        let layer = |outputs| {
+            let weight = Tensor::randn(0f32, 1.0, (8, outputs), &cpu)?;
+            Ok::<_, candle_core::Error>(Linear { weight, bias: Tensor::randn(0f32, 1.0, outputs, &cpu)? })
+        };
+        let (linear, norm) = (layer(24)?, GroupNorm::new(8, &weights.pp("norm"))?);
+        let conv = Conv3x3::new(sides, [8, 8], Start::Zero, &weights.pp("conv"))?;
+        let conv = Conv3x3 { weight: Tensor::randn(0f32, 1.0, (3, 3, 8, 8), &cpu)?, ..conv };
+        let x = tokens(&Tensor::randn(0f32, 1.0, (2, 8, 4, 6), &cpu)?)?;
+        assert!(is_planes(&x));
+        let all = |x: &Tensor| {
+            let qkv = ops.linear(x, &linear)?;
+            Ok::<_, candle_core::Error>([
+                ops.silu(x)?,
+                ops.concat(x, x)?,
+                ops.attention(&qkv, 1)?,
+                ops.conv3x3(x, &conv, None)?,
+                ops.group_norm(x, &norm)?,
+                ops.downsample(x, sides)?,
+                ops.upsample(x, sides)?,
+                ops.residual(x, x)?,
+                qkv,
+            ])
+        };
+        for (index, (planar, plain)) in all(&x)?.iter().zip(all(&x.contiguous()?)?).enumerate() {
+            assert!(is_planes(planar), "{index}");
+            let difference = (planar - plain)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
+            assert!(difference < 1e-5, "{index}: {difference}");
+        }
+        Ok(())
+    }
+}
