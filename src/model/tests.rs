@@ -42,7 +42,11 @@ pub(super) fn networks() -> Vec<(Architecture, DataSpec)> {
 }
 
 /// A network whose every weight is random, so that nothing is hidden behind layers that start at zero.
-pub(super) fn random_network(architecture: &Architecture, data: &DataSpec, dtype: DType) -> (Box<dyn FlowMap>, Initialiser) {
+pub(super) fn random_network(
+    architecture: &Architecture,
+    data: &DataSpec,
+    dtype: DType,
+) -> (Box<dyn FlowMap>, Initialiser) {
     let source = Initialiser::new(5);
     let net = build(architecture, data, source.builder(dtype, &Device::Cpu)).unwrap();
     for (index, var) in source.vars().values().enumerate() {
