@@ -68,6 +68,28 @@ pub struct Engine {
     pub replicas: NonZeroUsize,
     /// Threads that compute on a CPU, all replicas together.
     pub threads: NonZeroUsize,
+    /// How GPUs compute.
+    pub gpu: Gpu,
+}
+
+/// How GPUs compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gpu {
+    /// Of weights and activations.
+    pub precision: Precision,
+    /// Whether forwards are replayed as CUDA graphs.
+    pub graphs: bool,
+    /// Rows of every forward; 0 for as many as there are.
+    pub fixed_rows: usize,
+}
+
+/// Numbers that a network computes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    /// 32 bits.
+    F32,
+    /// 16 bits, 8 of them exponent.
+    Bf16,
 }
 
 /// A device by name.
@@ -186,6 +208,24 @@ mod tests {
         assert_eq!(problems.len(), 4, "{problems:?}");
         assert!(problems.iter().all(|problem| problem.contains("must be a whole number")), "{problems:?}");
         assert!(problems.iter().any(|problem| problem.starts_with("scheduler.max_rows = true (file ")), "{problems:?}");
+    }
+
+    #[test]
+    fn a_gpus_settings_are_read_and_refused_for_a_cpu() {
+        let read = |pairs: &[(&'static str, &str)]| {
+            Layers::load(None, [], pairs.iter().map(|(key, value)| flag(key, value)).collect::<Vec<_>>())
+        };
+        let device = ("engine.device", "cuda:0");
+        let gpu = [device, ("engine.precision", "bf16"), ("engine.cuda_graphs", "true"), ("engine.fixed_rows", "8")];
+        let expected = Gpu { precision: Precision::Bf16, graphs: true, fixed_rows: 8 };
+        assert_eq!(Config::read(&read(&gpu).unwrap()).unwrap().engine.gpu, expected);
+        for (key, value) in &gpu[1..] {
+            let problems = problems(read(&[(key, value)]));
+            assert_eq!(problems.len(), 1, "{problems:?}");
+            assert!(problems[0].starts_with(key) && problems[0].ends_with("is for GPUs, and engine.device has none"));
+        }
+        let wrong = problems(read(&[device, ("engine.cuda_graphs", "1"), ("engine.precision", "f16")])).join("\n");
+        assert!(wrong.contains("must be true or false") && wrong.contains("must be \"f32\" or \"bf16\""), "{wrong}");
     }
 
     #[test]

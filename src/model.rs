@@ -4,6 +4,8 @@
 //! derivatives in time that still back-propagate. It takes its weights from a `VarBuilder`, so the same lines create
 //! them ([`init::Initialiser`]), train them (as `Var`s) and load them ([`load`]).
 
+pub mod device;
+mod direct;
 pub mod dit;
 pub mod embedding;
 mod executable;
@@ -19,7 +21,7 @@ pub mod sides;
 pub mod unet;
 pub mod workers;
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 
 use crate::checkpoint::manifest::DataSpec;
@@ -28,6 +30,7 @@ use crate::domain::Guidance;
 use crate::error::{Error, Result};
 use crate::flow::FlowMap;
 
+pub use device::{OnDevice, Options};
 pub use dit::Dit;
 pub use executable::Executable;
 pub use init::Initialiser;
@@ -78,12 +81,20 @@ pub fn build(architecture: &Architecture, data: &DataSpec, weights: VarBuilder) 
 /// # Errors
 /// A [`Error::File`] that names every missing, extra or mis-shaped tensor.
 pub fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Executable> {
-    let net = open(checkpoint, device)?;
     if !device.is_cpu() {
-        return Ok(Executable::Eager(Box::new(net)));
+        return Ok(Executable::OnDevice(Box::new(load_on(checkpoint, device, Options::default())?)));
     }
-    let data = &checkpoint.manifest.data;
+    let (net, data) = (open(checkpoint, device, DType::F32)?, &checkpoint.manifest.data);
     Ok(Executable::Compiled(Plan::new(&net, data.shape.iter().product(), data.classes.len() + 1)?))
+}
+
+/// The network of a checkpoint as tensors on `device`, a CPU too, evaluated as `options` say.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_on(checkpoint: &Checkpoint, device: &Device, options: Options) -> Result<OnDevice> {
+    let (net, data) = (open(checkpoint, device, options.precision.dtype())?, &checkpoint.manifest.data);
+    Ok(OnDevice::new(net, data.shape.clone(), data.classes.len() + 1, options))
 }
 
 /// The network of a checkpoint on `device` as tensors, for who needs its derivatives.
@@ -91,16 +102,17 @@ pub fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Executable> {
 /// # Errors
 /// As [`load`].
 pub fn load_eager(checkpoint: &Checkpoint, device: &Device) -> Result<Box<dyn FlowMap>> {
-    Ok(Box::new(open(checkpoint, device)?))
+    Ok(Box::new(open(checkpoint, device, DType::F32)?))
 }
 
-fn open(checkpoint: &Checkpoint, device: &Device) -> Result<AnyNetwork> {
+fn open(checkpoint: &Checkpoint, device: &Device, dtype: DType) -> Result<AnyNetwork> {
     if matches!(checkpoint.manifest.guidance, Guidance::Input { .. }) {
         let problem = "takes the guidance scale as an input, which no network of this version does";
         return Err(Error::file(&checkpoint.origin, problem));
     }
     let weights = Weights::new(checkpoint, device);
-    let net = AnyNetwork::new(&checkpoint.manifest.architecture, &checkpoint.manifest.data, weights.builder());
+    let data = &checkpoint.manifest.data;
+    let net = AnyNetwork::new(&checkpoint.manifest.architecture, data, weights.builder_as(dtype));
     weights.finish()?;
     Ok(net?)
 }

@@ -6,11 +6,11 @@ use candle_core::Device as Candle;
 
 use crate::api::Catalogue;
 use crate::checkpoint::{Checkpoint, Repository};
-use crate::config::{Config, Device, Models};
+use crate::config::{Config, Device, Gpu, Models, Precision};
 use crate::domain::{ModelId, ModelInfo, ModelRef};
 use crate::engine::{DeviceEngine, Engine, Loaded};
 use crate::error::{Error, Result};
-use crate::model;
+use crate::model::{self, Executable};
 
 /// The embedded model that is used where nobody names one.
 pub const EMBEDDED_DEFAULT: &str = "fashion-mnist";
@@ -48,21 +48,42 @@ impl Parts {
         let replicas = config.engine.replicas.get();
         let threads = (config.engine.threads.get() / replicas).max(1);
         let places = config.engine.devices.iter().flat_map(|&device| std::iter::repeat_n(device, replicas));
-        let engines = places.map(|device| engine(device, threads, &checkpoints, &infos)).collect();
+        let kind = Kind { threads, gpu: options(config.engine.gpu) };
+        let engines = places.map(|device| engine(device, kind, &checkpoints, &infos)).collect();
         Ok(Self { catalogue, engines })
     }
 }
 
+/// How an engine computes.
+#[derive(Clone, Copy)]
+struct Kind {
+    /// On a CPU.
+    threads: usize,
+    gpu: model::Options,
+}
+
+fn options(gpu: Gpu) -> model::Options {
+    let precision = match gpu.precision {
+        Precision::F32 => model::device::Precision::F32,
+        Precision::Bf16 => model::device::Precision::Bf16,
+    };
+    model::Options { precision, graphs: gpu.graphs, fixed_rows: gpu.fixed_rows }
+}
+
 /// Makes an engine for these checkpoints on `device`.
-fn engine(device: Device, threads: usize, checkpoints: &Arc<[Checkpoint]>, infos: &Arc<[ModelInfo]>) -> EngineMaker {
+fn engine(device: Device, kind: Kind, checkpoints: &Arc<[Checkpoint]>, infos: &Arc<[ModelInfo]>) -> EngineMaker {
     let (checkpoints, infos) = (Arc::clone(checkpoints), Arc::clone(infos));
     Box::new(move || {
         let device = open(device)?;
         let load = |(checkpoint, info): (&Checkpoint, &ModelInfo)| {
-            Ok(Loaded { net: model::load(checkpoint, &device)?, info: info.clone() })
+            let net = match &device {
+                Candle::Cpu => model::load(checkpoint, &device)?,
+                _ => Executable::OnDevice(Box::new(model::load_on(checkpoint, &device, kind.gpu)?)),
+            };
+            Ok(Loaded { net, info: info.clone() })
         };
         let loaded = checkpoints.iter().zip(infos.iter()).map(load).collect::<Result<Vec<_>>>()?;
-        Ok(Box::new(DeviceEngine::new(loaded, device, threads)?) as Box<dyn Engine>)
+        Ok(Box::new(DeviceEngine::new(loaded, device, kind.threads)?) as Box<dyn Engine>)
     })
 }
 

@@ -35,8 +35,13 @@ impl Weights {
 
     /// What a network takes its tensors from, as f32.
     pub fn builder(&self) -> VarBuilder<'static> {
+        self.builder_as(DType::F32)
+    }
+
+    /// What a network takes its tensors from, as `dtype`.
+    pub fn builder_as(&self, dtype: DType) -> VarBuilder<'static> {
         let backend = Box::new(Backend(Arc::clone(&self.shared)));
-        VarBuilder::from_backend(backend, DType::F32, self.device.clone())
+        VarBuilder::from_backend(backend, dtype, self.device.clone())
     }
 
     /// Checks, once the network is built, that it asked for exactly the tensors that are there.

@@ -100,6 +100,11 @@ fn coerce(given: &Value, like: &ValueKind) -> Option<Value> {
             ValueKind::String(text) => ValueKind::I64(text.trim().parse().ok()?),
             _ => return None,
         },
+        ValueKind::Boolean(_) => match &given.kind {
+            ValueKind::Boolean(truth) => ValueKind::Boolean(*truth),
+            ValueKind::String(text) => ValueKind::Boolean(text.trim().parse().ok()?),
+            _ => return None,
+        },
         ValueKind::String(_) => ValueKind::String(given.clone().into_string().ok()?),
         ValueKind::Array(_) => match &given.kind {
             ValueKind::String(list) => split(list),

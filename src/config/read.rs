@@ -11,7 +11,7 @@ use std::time::Duration;
 use config::ValueKind;
 
 use super::layers::Layers;
-use super::{Config, Device, Engine, Listen, Models};
+use super::{Config, Device, Engine, Gpu, Listen, Models, Precision};
 use crate::domain::ModelRef;
 use crate::error::{Error, Result};
 use crate::{api, scheduler, shutdown, telemetry};
@@ -93,7 +93,21 @@ impl Reader<'_> {
         let threads = self.usize("engine.threads", 0..=4096);
         let all = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let threads = NonZeroUsize::new(threads).unwrap_or_else(all);
-        Engine { devices, replicas: NonZeroUsize::new(replicas).unwrap_or(NonZeroUsize::MIN), threads }
+        let replicas = NonZeroUsize::new(replicas).unwrap_or(NonZeroUsize::MIN);
+        Engine { devices, replicas, threads, gpu: self.gpu() }
+    }
+
+    fn gpu(&mut self) -> Gpu {
+        let precision = match self.text("engine.precision").as_str() {
+            "f32" => Precision::F32,
+            "bf16" => Precision::Bf16,
+            _ => {
+                self.reject("engine.precision", "must be \"f32\" or \"bf16\"");
+                Precision::F32
+            }
+        };
+        let graphs = self.truth("engine.cuda_graphs");
+        Gpu { precision, graphs, fixed_rows: self.usize("engine.fixed_rows", 0..=65_536) }
     }
 
     fn scheduler(&mut self) -> scheduler::Limits {
@@ -148,6 +162,17 @@ impl Reader<'_> {
         if self.problems.is_empty() && grpc == http && grpc.port() != 0 {
             self.reject("server.http_address", "must differ from server.grpc_address");
         }
+        let Gpu { precision, graphs, fixed_rows } = config.engine.gpu;
+        if self.problems.is_empty() && config.engine.devices.iter().all(|device| *device == Device::Cpu) {
+            let given = [
+                ("engine.precision", precision != Precision::F32),
+                ("engine.cuda_graphs", graphs),
+                ("engine.fixed_rows", fixed_rows > 0),
+            ];
+            for (key, _) in given.into_iter().filter(|(_, given)| *given) {
+                self.reject(key, "is for GPUs, and engine.device has none");
+            }
+        }
     }
 
     fn address(&mut self, key: &'static str) -> SocketAddr {
@@ -187,6 +212,17 @@ impl Reader<'_> {
             _ => {
                 self.reject(key, format!("must be a whole number, {} to {}", range.start(), range.end()));
                 *range.start()
+            }
+        }
+    }
+
+    fn truth(&mut self, key: &'static str) -> bool {
+        self.read.insert(key);
+        match self.layers.value(key).kind {
+            ValueKind::Boolean(truth) => truth,
+            _ => {
+                self.reject(key, "must be true or false");
+                false
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
+use super::device::OnDevice;
 use super::kernels::team::Team;
 use super::plan::{Plan, Query};
 use crate::flow::{Dual, FlowMap};
@@ -10,7 +11,9 @@ use crate::flow::{Dual, FlowMap};
 pub enum Executable {
     /// Compiled.
     Compiled(Plan),
-    /// Evaluated operation by operation.
+    /// On a GPU.
+    OnDevice(Box<OnDevice>),
+    /// Any flow map, evaluated as it is.
     Eager(Box<dyn FlowMap>),
 }
 
@@ -30,6 +33,7 @@ impl Executable {
         let (device, team) = place;
         match self {
             Self::Compiled(plan) => plan.answer_with(team, queries, out),
+            Self::OnDevice(net) => net.answer(queries, device, out),
             Self::Eager(net) => eager(net.as_ref(), queries, shape, device, out),
         }
     }
@@ -59,6 +63,7 @@ impl FlowMap for Executable {
     fn velocity(&self, x: &Dual, s: &Dual, t: &Dual, labels: &Tensor) -> Result<Dual> {
         let plan = match self {
             Self::Compiled(plan) => plan,
+            Self::OnDevice(net) => return net.velocity(x, s, t, labels),
             Self::Eager(net) => return net.velocity(x, s, t, labels),
         };
         if [x, s, t].into_iter().any(|dual| dual.tangent.is_some() || dual.primal.track_op()) {

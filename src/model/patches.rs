@@ -27,6 +27,11 @@ impl Patches {
         (self.rows, self.columns)
     }
 
+    /// Pixels along a patch.
+    pub fn side(&self) -> usize {
+        self.side
+    }
+
     /// Numbers in one patch.
     pub fn elements(&self) -> usize {
         self.channels * self.side * self.side

@@ -7,9 +7,9 @@ use crate::flow::Dual;
 use crate::flow::map::jump_and_dt;
 use crate::flow::noise::Stream;
 
-const CLASSES: usize = 3;
+pub(super) const CLASSES: usize = 3;
 
-fn networks() -> Vec<(Architecture, DataSpec)> {
+pub(super) fn networks() -> Vec<(Architecture, DataSpec)> {
     let data = |shape: &[usize]| DataSpec {
         name: "test".into(),
         shape: shape.to_vec(),
@@ -42,7 +42,11 @@ fn networks() -> Vec<(Architecture, DataSpec)> {
 }
 
 /// A network whose every weight is random, so that nothing is hidden behind layers that start at zero.
-fn random_network(architecture: &Architecture, data: &DataSpec, dtype: DType) -> (Box<dyn FlowMap>, Initialiser) {
+pub(super) fn random_network(
+    architecture: &Architecture,
+    data: &DataSpec,
+    dtype: DType,
+) -> (Box<dyn FlowMap>, Initialiser) {
     let source = Initialiser::new(5);
     let net = build(architecture, data, source.builder(dtype, &Device::Cpu)).unwrap();
     for (index, var) in source.vars().values().enumerate() {
@@ -53,7 +57,7 @@ fn random_network(architecture: &Architecture, data: &DataSpec, dtype: DType) ->
     (net, source)
 }
 
-fn normals(index: u32, count: usize) -> Vec<f32> {
+pub(super) fn normals(index: u32, count: usize) -> Vec<f32> {
     let mut values = vec![0.0; count];
     Stream::new(11, index, 7).fill_normal(&mut values);
     values
