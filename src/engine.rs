@@ -2,6 +2,9 @@
 //!
 //! An [`Engine`] owns the weights of every loaded model and the state of every row in flight; it is driven by one OS
 //! thread and never shared. The scheduler speaks to it in rows and evaluations, never in tensors.
+//!
+//! On a CPU the numbers of a row depend on nothing else in its batch. Other devices do not promise that: see
+//! `engine.fixed_rows` in `docs/CUDA.md`.
 
 pub mod device;
 #[doc(hidden)]

@@ -7,7 +7,8 @@ use flowmap::cli::{self, Cli};
 
 /// Networks allocate and free megabytes per operation; the system's allocator gives such pages back to the kernel each
 /// time and faults them in again. mimalloc keeps them for a while (`MIMALLOC_PURGE_DELAY`, read by it at start; -1 in
-/// the environment keeps them for good).
+/// the environment keeps them for good). Built without huge pages: they take twice the memory and save hardly any time
+/// (`cargo bench --bench serve`).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -20,11 +20,12 @@ type Client = GenerationServiceClient<Channel>;
 pub(super) struct Load {
     pub(super) encoding: OutputEncoding,
     pub(super) steps: u32,
+    pub(super) count: u32,
 }
 
 impl Default for Load {
     fn default() -> Self {
-        Self { encoding: OutputEncoding::Float32, steps: 1 }
+        Self { encoding: OutputEncoding::Float32, steps: 1, count: 1 }
     }
 }
 
@@ -47,8 +48,12 @@ impl Clients {
 
 impl Load {
     fn request(self, seed: u64) -> GenerateRequest {
-        let mut request =
-            GenerateRequest { steps: Some(self.steps), seed: Some(seed), count: Some(1), ..Default::default() };
+        let mut request = GenerateRequest {
+            steps: Some(self.steps),
+            seed: Some(seed),
+            count: Some(self.count),
+            ..Default::default()
+        };
         request.set_output_encoding(self.encoding);
         request
     }

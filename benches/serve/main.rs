@@ -28,6 +28,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Rows of every forward where throughput is compared.
 const ROWS: usize = 16;
+/// Images that are asked for at a time there: enough that no forward waits for more.
+const IN_FLIGHT: usize = 4 * ROWS;
 /// How long each measurement of a rate takes, and how long it is left to settle before.
 const TURN: Duration = Duration::from_secs(4);
 const WARM_UP: Duration = Duration::from_millis(500);
@@ -64,21 +66,29 @@ fn main() -> Result<(), Failure> {
 
 /// a. The engine behind the server against the engine alone, at the same rows a forward.
 async fn share() -> Result<(), Failure> {
-    println!("\nThe embedded model in forwards of {ROWS} rows, {} clients; medians of {TURNS} turns\n", 4 * ROWS);
-    println!("| | images/s seen | CPU µs/image | of the bare engine % | device busy % |");
+    println!(
+        "\nThe embedded model in forwards of {ROWS} rows, {IN_FLIGHT} images asked for; medians of {TURNS} turns\n"
+    );
+    println!("| images/request | images/s seen | CPU µs/image | of the bare engine % | device busy % |");
     println!("| --- | ---: | ---: | ---: | ---: |");
-    let encodings = [OutputEncoding::Float32, OutputEncoding::Uint8, OutputEncoding::Png];
-    let (mut bare, mut served) = (Vec::new(), vec![Vec::new(); encodings.len()]);
+    let loads = [
+        (OutputEncoding::Float32, 1),
+        (OutputEncoding::Uint8, 1),
+        (OutputEncoding::Png, 1),
+        (OutputEncoding::Float32, ROWS as u32),
+        (OutputEncoding::Uint8, ROWS as u32),
+    ];
+    let (mut bare, mut served) = (Vec::new(), vec![Vec::new(); loads.len()]);
     for _ in 0..TURNS {
         bare.push(alone()?);
-        for (encoding, turns) in encodings.iter().zip(&mut served) {
-            turns.push(behind(*encoding).await?);
+        for ((encoding, count), turns) in loads.into_iter().zip(&mut served) {
+            turns.push(behind(Load { encoding, count, ..Load::default() }).await?);
         }
     }
     println!("| bare engine | {:.1} | {:.1} | | {:.1} |", median(&bare, 0), median(&bare, 1), median(&bare, 2));
-    for (encoding, turns) in encodings.iter().zip(&served) {
+    for ((encoding, count), turns) in loads.iter().zip(&served) {
         let (name, [rate, cpu, busy]) = (encoding.as_str_name(), [0, 1, 2].map(|column| median(turns, column)));
-        println!("| {name} | {rate:.1} | {cpu:.1} | {:.1} | {busy:.1} |", 100.0 * median(&bare, 1) / cpu);
+        println!("| {count} as {name} | {rate:.1} | {cpu:.1} | {:.1} | {busy:.1} |", 100.0 * median(&bare, 1) / cpu);
     }
     Ok(())
 }
@@ -100,12 +110,11 @@ fn alone() -> Result<Turn, Failure> {
     turn(&mut child, &before, begun)
 }
 
-async fn behind(encoding: OutputEncoding) -> Result<Turn, Failure> {
+async fn behind(load: Load) -> Result<Turn, Failure> {
     let rows = ("scheduler.max_rows", ROWS.to_string());
     let settings = [rows, ("scheduler.max_step_ms", "1000".into()), ("scheduler.brown_out_percent", "0".into())];
     let mut child = Child::start(Kind::Shipped, &settings)?;
-    let load = Load { encoding, ..Load::default() };
-    let clients = load.start(child.address(), 4, 4 * ROWS).await?;
+    let clients = load.start(child.address(), 4, IN_FLIGHT / load.count as usize).await?;
     tokio::time::sleep(WARM_UP).await;
     let (before, begun) = (Process::of(child.id())?, Instant::now());
     child.report()?;
