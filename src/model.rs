@@ -18,6 +18,7 @@ pub mod ops;
 pub mod patches;
 pub mod plan;
 pub mod sides;
+pub mod tape;
 pub mod unet;
 pub mod workers;
 
@@ -38,6 +39,7 @@ pub use kernels::team::Team;
 pub use mlp::Mlp;
 pub use ops::Network;
 pub use plan::{Plan, Query};
+pub use tape::{Learn, Recorded};
 pub use unet::Unet;
 pub use workers::Workers;
 
@@ -72,7 +74,7 @@ impl Network for AnyNetwork {
 ///
 /// # Errors
 /// [`Error::Compute`] when the numbers do not fit each other or the weights are not there.
-pub fn build(architecture: &Architecture, data: &DataSpec, weights: VarBuilder) -> Result<Box<dyn FlowMap>> {
+pub fn build(architecture: &Architecture, data: &DataSpec, weights: VarBuilder) -> Result<Box<dyn Learn>> {
     Ok(Box::new(AnyNetwork::new(architecture, data, weights)?))
 }
 

@@ -10,8 +10,11 @@
 pub(super) mod attend;
 mod attention;
 mod attention_tangent;
+pub(crate) mod buffer;
 mod composed;
+mod concat;
 pub(super) mod conv;
+mod elementwise;
 pub(super) mod epilogue;
 mod gemm;
 pub(super) mod group_norm;
@@ -34,15 +37,18 @@ pub mod team;
 mod winograd;
 
 use crate::flow::dual::Dual;
-use attention::Attention;
-use attention_tangent::AttentionTangent;
+pub(super) use attention::Attention;
+pub(super) use attention_tangent::AttentionTangent;
 use candle_core::{DType, Result, Tensor};
+pub(super) use concat::Concat;
+pub(super) use images::{Convolution, Double, GroupNorm, GroupNormTangent, Halve, Residual};
 pub use images::{conv3x3, downsample, group_norm, residual, upsample};
-use layer_norm::{LayerNorm, LayerNormTangent};
-use linear::{Linear, LinearTangent};
-use modulate::{GatedAdd, Modulate};
+pub(super) use layer_norm::{LayerNorm, LayerNormTangent};
+pub(super) use linear::{Linear, LinearTangent};
+pub(super) use modulate::{GatedAdd, Modulate};
+pub(super) use op::{Kernel, View, slice};
 use op::{apply1, apply2, apply3};
-use silu::{Silu, SiluTangent};
+pub(super) use silu::{Silu, SiluTangent};
 
 /// Whether operations on `x` take the fused kernels: `f32` on the CPU.
 fn fused(x: &Tensor) -> bool {

@@ -46,7 +46,7 @@ pub(super) fn random_network(
     architecture: &Architecture,
     data: &DataSpec,
     dtype: DType,
-) -> (Box<dyn FlowMap>, Initialiser) {
+) -> (Box<dyn Learn>, Initialiser) {
     let source = Initialiser::new(5);
     let net = build(architecture, data, source.builder(dtype, &Device::Cpu)).unwrap();
     for (index, var) in source.vars().values().enumerate() {
@@ -124,6 +124,60 @@ fn the_derivative_along_space_and_time_is_exact() -> Result<()> {
         let error = largest(&(numeric - &exact)?);
         assert!(error < 1e-6 * largest(&exact).max(1.0), "{architecture:?}: {error}");
     }
+    Ok(())
+}
+
+/// A loss on an answer and its tangent: the same gradients by tapes in f32 as by the graph of tensors in f64.
+#[test]
+fn tapes_go_back_as_the_graph_does() -> Result<()> {
+    let loss = |net: &dyn FlowMap, Inputs { x, s, t, labels }: &Inputs, tangents: bool| {
+        let dual = |v: &Tensor, rate: f64| match tangents {
+            true => Ok::<_, candle_core::Error>(Dual::new(v.clone(), (v.ones_like()? * rate)?)),
+            false => Ok(Dual::constant(v)),
+        };
+        let answer = net.velocity(&dual(x, 0.5)?, &dual(s, 1.0)?, &dual(t, 2.0)?, labels)?;
+        let tangent = answer.tangent_or_zero()?;
+        // The network answers twice: gradients of passes add up.
+        let again = net.velocity(&Dual::constant(x), &Dual::constant(t), &Dual::constant(t), labels)?;
+        ((answer.primal.sqr()? + tangent.sqr()?)? + again.primal.sin()?)?.sum_all()
+    };
+    for ((architecture, data), tangents) in networks().into_iter().flat_map(|net| [(net.clone(), false), (net, true)]) {
+        let (graph, exact) = random_network(&architecture, &data, DType::F64);
+        let (net, source) = random_network(&architecture, &data, DType::F32);
+        let exact_loss = loss(graph.as_ref(), &inputs(&data, DType::F64)?, tangents)?;
+        let expected = exact_loss.backward()?;
+        let recorded = Recorded::new(net.as_ref());
+        let loss = loss(&recorded, &inputs(&data, DType::F32)?, tangents)?;
+        let of_answers = loss.backward()?;
+        let (loss, exact_loss) = (f64::from(loss.to_scalar::<f32>()?), exact_loss.to_scalar::<f64>()?);
+        assert!((loss - exact_loss).abs() < 1e-4 * exact_loss.abs(), "{architecture:?}: {loss} {exact_loss}");
+        let gradients = recorded.gradients(&of_answers)?;
+        let exact = exact.vars();
+        for (name, var) in source.vars() {
+            let want = expected.get(&exact[&name]).unwrap().flatten_all()?.to_vec1::<f64>()?;
+            let norm = want.iter().fold(1e-2, |norm: f64, g| norm.max(g.abs()));
+            let got = &gradients[&var.id()];
+            let error = got.iter().zip(&want).fold(0.0, |error: f64, (g, w)| error.max((f64::from(*g) - w).abs()));
+            assert!(
+                got.len() == want.len() && error < 1e-4 * norm,
+                "{architecture:?} {name}: {error:.1e} of {norm:.1e}"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Gradients go to weights only, and weights without a loss have none.
+#[test]
+fn tapes_refuse_arguments_with_gradients() -> Result<()> {
+    let (architecture, data) = networks().remove(1);
+    let (net, _) = random_network(&architecture, &data, DType::F32);
+    let Inputs { x, s, t, labels } = inputs(&data, DType::F32)?;
+    let recorded = Recorded::new(net.as_ref());
+    let variable = Dual::constant(candle_core::Var::from_tensor(&x)?.as_tensor());
+    assert!(recorded.velocity(&variable, &Dual::constant(&s), &Dual::constant(&t), &labels).is_err());
+    recorded.velocity(&Dual::constant(&x), &Dual::constant(&s), &Dual::constant(&t), &labels)?;
+    assert!(recorded.gradients(&s.sum_all()?.backward()?)?.is_empty());
     Ok(())
 }
 

@@ -10,11 +10,12 @@ use super::weighting::{PREFIX, Weighting};
 use crate::checkpoint::manifest::DataSpec;
 use crate::error::{Error, Result};
 use crate::flow::FlowMap;
-use crate::model::{Initialiser, Workers, build};
+use crate::model::kernels::buffer;
+use crate::model::{Initialiser, Learn, Recorded, Workers, build};
 
 /// Weights in training.
 pub(super) struct Learner {
-    net: Box<dyn FlowMap>,
+    net: Box<dyn Learn>,
     weighting: Option<Weighting>,
     /// The tensors that `net` reads, by name.
     vars: Vec<(String, Var)>,
@@ -107,9 +108,8 @@ impl Learner {
             let rows = draw.rows(step, from..from + self.micro_batch, &Device::Cpu)?;
             self.gradient(objective, &rows, draw.batch)
         })?;
-        let mut total = Gradient::zeros(&self.weights);
-        parts.iter().for_each(|part| total.add(part));
-        let gradient_norm = total.norm();
+        let total = Gradient::sum(parts, workers)?;
+        let gradient_norm = total.norm;
         if !(total.loss.is_finite() && gradient_norm.is_finite()) {
             let learning_rate = self.optimiser.kind.peak_learning_rate() * factor;
             return Err(Error::Compute(format!(
@@ -118,18 +118,32 @@ impl Learner {
                 total.loss
             )));
         }
-        if let Some(clip) = self.clip.filter(|&clip| gradient_norm > clip) {
-            total.scale(clip / gradient_norm);
-        }
-        self.optimiser.step(factor, &mut self.weights, &total.tensors);
-        self.update_average();
-        self.publish()?;
+        let clip = self.clip.filter(|&clip| gradient_norm > clip).map_or(1.0, |clip| clip / gradient_norm);
+        self.follow(workers, total.tensors, clip, factor)?;
         Ok(Measured { loss: total.loss, gradient_norm })
+    }
+
+    /// Moves weights, their average and what the network reads against `scale` times the gradients.
+    #[expect(clippy::cast_possible_truncation, reason = "gradients and decays are f32")]
+    fn follow(&mut self, workers: &Workers, gradients: Vec<Vec<f32>>, scale: f64, factor: f64) -> Result<()> {
+        let rate = averaging(self.ema_decay, self.optimiser.steps + 1) as f32;
+        let (update, moments) = self.optimiser.advance(factor);
+        let weights = self.weights.iter_mut().zip(&mut self.average).zip(&self.vars);
+        let tensors = weights.zip(moments).zip(gradients);
+        workers.map(tensors, |((((weights, average), (_, var)), moments), mut gradient)| {
+            gradient.iter_mut().for_each(|g| *g *= scale as f32);
+            update.apply(weights, &gradient, moments);
+            average.iter_mut().zip(&*weights).for_each(|(a, w)| *a += rate * (w - *a));
+            buffer::give(gradient);
+            set(var, weights)
+        })?;
+        Ok(())
     }
 
     /// The share of one micro-batch in the gradient of a batch of `batch` rows.
     fn gradient(&self, objective: &dyn Objective, rows: &Rows, batch: usize) -> Result<Gradient> {
-        let residual = objective.residual(self.net.as_ref(), rows)?;
+        let net = Recorded::new(self.net.as_ref());
+        let residual = objective.residual(&net, rows)?;
         let loss = residual.sqr()?.flatten_from(1)?.mean(1)?;
         let raw: f32 = loss.sum_all()?.to_scalar()?;
         let weighed = match &self.weighting {
@@ -137,22 +151,14 @@ impl Learner {
             None => loss,
         };
         let gradients = (weighed.sum_all()? / batch as f64)?.backward()?;
-        let of = |(_, var): &(String, Var)| match gradients.get(var) {
-            Some(gradient) => Ok(gradient.flatten_all()?.to_vec1()?),
-            None => Ok(vec![0.0; var.elem_count()]),
+        let mut of_network = net.gradients(&gradients)?;
+        let mut of = |(_, var): &(String, Var)| match (of_network.remove(&var.id()), gradients.get(var)) {
+            (Some(gradient), _) => Ok(gradient),
+            (None, Some(gradient)) => Ok(buffer::copy(&gradient.flatten_all()?.to_vec1()?)),
+            (None, None) => Ok(buffer::zeros(var.elem_count())),
         };
-        let tensors = self.vars.iter().map(of).collect::<Result<_>>()?;
+        let tensors = self.vars.iter().map(&mut of).collect::<Result<_>>()?;
         Ok(Gradient { loss: f64::from(raw) / batch as f64, tensors })
-    }
-
-    /// Averages with a decay that is small at first, so that the initial weights are soon forgotten.
-    #[expect(clippy::cast_possible_truncation, reason = "the decay is applied in f32")]
-    fn update_average(&mut self) {
-        let steps = self.optimiser.steps as f64;
-        let rate = (1.0 - self.ema_decay.min((1.0 + steps) / (10.0 + steps))) as f32;
-        for (average, weights) in self.average.iter_mut().zip(&self.weights) {
-            average.iter_mut().zip(weights).for_each(|(a, w)| *a += rate * (w - *a));
-        }
     }
 
     /// Makes the network read the current values.
@@ -163,17 +169,24 @@ impl Learner {
     /// Hands the network to `f` while it reads the averaged values.
     pub(super) fn with_average<T>(&self, f: impl FnOnce(&dyn FlowMap) -> Result<T>) -> Result<T> {
         self.set(&self.average)?;
-        let result = f(self.net.as_ref());
+        let result = f(self.net.as_ref() as &dyn FlowMap);
         self.publish()?;
         result
     }
 
     fn set(&self, values: &[Vec<f32>]) -> Result<()> {
-        for ((_, var), values) in self.vars.iter().zip(values) {
-            var.set(&Tensor::from_slice(values, var.dims(), var.device())?)?;
-        }
-        Ok(())
+        self.vars.iter().zip(values).try_for_each(|((_, var), values)| set(var, values))
     }
+}
+
+fn set(var: &Var, values: &[f32]) -> Result<()> {
+    Ok(var.set(&Tensor::from_slice(values, var.dims(), var.device())?)?)
+}
+
+/// The share of the newest weights in the average: large at first, so that the initial weights are soon forgotten.
+fn averaging(decay: f64, steps: u64) -> f64 {
+    let steps = steps as f64;
+    1.0 - decay.min((1.0 + steps) / (10.0 + steps))
 }
 
 fn values(var: &Var) -> Result<Vec<f32>> {
@@ -186,24 +199,33 @@ struct Gradient {
     tensors: Vec<Vec<f32>>,
 }
 
+/// The gradient of a whole batch.
+struct Total {
+    loss: f64,
+    norm: f64,
+    tensors: Vec<Vec<f32>>,
+}
+
 impl Gradient {
-    fn zeros(like: &[Vec<f32>]) -> Self {
-        Self { loss: 0.0, tensors: like.iter().map(|values| vec![0.0; values.len()]).collect() }
-    }
-
-    fn add(&mut self, other: &Self) {
-        self.loss += other.loss;
-        for (sum, part) in self.tensors.iter_mut().zip(&other.tensors) {
-            sum.iter_mut().zip(part).for_each(|(s, p)| *s += p);
-        }
-    }
-
-    fn norm(&self) -> f64 {
-        self.tensors.iter().flatten().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>().sqrt()
-    }
-
-    #[expect(clippy::cast_possible_truncation, reason = "gradients are f32")]
-    fn scale(&mut self, factor: f64) {
-        self.tensors.iter_mut().flatten().for_each(|g| *g *= factor as f32);
+    /// The sum of `parts` in their order, whichever worker adds which tensor.
+    fn sum(parts: Vec<Self>, workers: &Workers) -> Result<Total> {
+        let loss = parts.iter().map(|part| part.loss).sum();
+        let mut parts: Vec<_> = parts.into_iter().map(|part| part.tensors.into_iter()).collect();
+        let of_tensors = std::iter::from_fn(move || {
+            let shares: Vec<Vec<f32>> = parts.iter_mut().filter_map(Iterator::next).collect();
+            (!shares.is_empty()).then_some(shares)
+        });
+        let sums = workers.map(of_tensors, |shares| {
+            let mut shares = shares.into_iter();
+            let mut sum = shares.next().unwrap_or_default();
+            for share in shares {
+                sum.iter_mut().zip(&share).for_each(|(sum, g)| *sum += g);
+                buffer::give(share);
+            }
+            let squares: f64 = sum.iter().map(|&g| f64::from(g) * f64::from(g)).sum();
+            Ok((sum, squares))
+        })?;
+        let norm = sums.iter().map(|(_, squares)| squares).sum::<f64>().sqrt();
+        Ok(Total { loss, norm, tensors: sums.into_iter().map(|(sum, _)| sum).collect() })
     }
 }

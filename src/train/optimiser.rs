@@ -97,21 +97,19 @@ impl Optimiser {
         Self { kind, steps: 0, first: zeros.clone(), second: zeros }
     }
 
-    /// Moves the weights against the gradients at `factor` of the peak learning rate.
-    pub(super) fn step(&mut self, factor: f64, weights: &mut [Vec<f32>], gradients: &[Vec<f32>]) {
+    /// Begins the next step, at `factor` of the peak learning rate: what becomes of a tensor, and each one's moments.
+    pub(super) fn advance(&mut self, factor: f64) -> (Update, impl Iterator<Item = [&mut [f32]; 2]> + Send) {
         self.steps += 1;
         let rule = self.kind.rule(self.steps);
         let update = Update::new(self.kind.moments(), &rule, factor);
         let moments = self.first.iter_mut().zip(&mut self.second);
-        for ((w, g), (m, v)) in weights.iter_mut().zip(gradients).zip(moments) {
-            update.apply(w, g, m, v);
-        }
+        (update, moments.map(|(first, second)| [first.as_mut_slice(), second.as_mut_slice()]))
     }
 }
 
 /// One step's update with every constant folded.
 #[derive(Clone, Copy)]
-struct Update {
+pub(super) struct Update {
     beta1: f32,
     beta2: f32,
     keep: f32,
@@ -135,7 +133,8 @@ impl Update {
         }
     }
 
-    fn apply(self, weights: &mut [f32], gradients: &[f32], first: &mut [f32], second: &mut [f32]) {
+    /// Moves weights against their gradients.
+    pub(super) fn apply(self, weights: &mut [f32], gradients: &[f32], [first, second]: [&mut [f32]; 2]) {
         let moments = first.iter_mut().zip(second);
         for ((w, g), (m, v)) in weights.iter_mut().zip(gradients).zip(moments) {
             *m = self.beta1 * *m + (1.0 - self.beta1) * g;
@@ -162,10 +161,17 @@ mod tests {
         Moments { learning_rate: 0.1, betas: default_betas(), eps: 1e-8, weight_decay }
     }
 
+    fn step(optimiser: &mut Optimiser, factor: f64, weights: &mut [Vec<f32>], gradients: &[Vec<f32>]) {
+        let (update, moments) = optimiser.advance(factor);
+        for ((weights, gradients), moments) in weights.iter_mut().zip(gradients).zip(moments) {
+            update.apply(weights, gradients, moments);
+        }
+    }
+
     fn run(kind: OptimiserKind, gradients: &[f32]) -> f32 {
         let mut optimiser = Optimiser::new(kind, &[1]);
         let mut weights = vec![vec![1.0]];
-        gradients.iter().for_each(|&g| optimiser.step(1.0, &mut weights, &[vec![g]]));
+        gradients.iter().for_each(|&g| step(&mut optimiser, 1.0, &mut weights, &[vec![g]]));
         weights[0][0]
     }
 
@@ -195,9 +201,9 @@ mod tests {
         for kind in [OptimiserKind::Radam(moments(0.0)), OptimiserKind::Adamw(moments(0.0))] {
             let mut optimiser = Optimiser::new(kind, &[2]);
             let mut weights = vec![vec![4.0, -3.0]];
-            for step in 0..2000 {
+            for index in 0..2000 {
                 let gradient = vec![vec![weights[0][0] - 1.0, 10.0 * (weights[0][1] - 2.0)]];
-                optimiser.step(1.0 - f64::from(step) / 2000.0, &mut weights, &gradient);
+                step(&mut optimiser, 1.0 - f64::from(index) / 2000.0, &mut weights, &gradient);
             }
             assert!((weights[0][0] - 1.0).abs() < 1e-3 && (weights[0][1] - 2.0).abs() < 1e-3, "{weights:?}");
         }

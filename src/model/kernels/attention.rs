@@ -4,16 +4,16 @@
 //! of keeping them. Rows of `T × T` matrices are padded to whole registers: for the 49 tokens of a small image the
 //! elements left over would otherwise cost as much as the rest.
 
-use super::gemm;
 use super::loops::{self, LANES, dot, vectorized};
 use super::matrix::{Mat, MatMut};
 use super::op::{Kernel, View};
+use super::{buffer, gemm};
 use candle_core::{Result, Shape, bail};
 
 /// `softmax(q kᵀ / √d) v` of `(B, T, 3C)`, laid out `[q | k | v]`, each split in `heads` of width `d = C / heads`;
 /// gives `(B, T, C)`.
-pub(super) struct Attention {
-    pub(super) heads: usize,
+pub(in crate::model) struct Attention {
+    pub(in crate::model) heads: usize,
 }
 
 impl Kernel<1> for Attention {
@@ -21,35 +21,34 @@ impl Kernel<1> for Attention {
 
     fn forward(&self, [qkv]: [View<'_>; 1]) -> Result<(Vec<f32>, Shape)> {
         let heads = Heads::new(qkv.dims, self.heads)?;
-        let mut out = Vec::with_capacity(qkv.data.len() / 3);
-        let (mut p, mut image_out) = (heads.square(), heads.image(1));
-        for image in qkv.data.chunks_exact(heads.image_len(3)) {
+        let mut out = buffer::take(qkv.data.len() / 3);
+        let mut p = heads.square();
+        let images = qkv.data.chunks_exact(heads.image_len(3)).zip(out.chunks_exact_mut(heads.image_len(1)));
+        for (image, out) in images {
             for head in 0..self.heads {
                 heads.probabilities(image, head, &mut p);
-                gemm::assign(heads.part_mut(&mut image_out, 1, 0, head), heads.mat(&p), heads.part(image, 3, V, head));
+                gemm::assign(heads.part_mut(out, 1, 0, head), heads.mat(&p), heads.part(image, 3, V, head));
             }
-            out.extend_from_slice(&image_out);
         }
         Ok((out, heads.output_shape(qkv.dims)))
     }
 
     fn backward(&self, [qkv]: [View<'_>; 1], _: &[f32], grad: &[f32], _: [bool; 1]) -> [Option<Vec<f32>>; 1] {
         let Ok(heads) = Heads::new(qkv.dims, self.heads) else { return [None] };
-        let mut out = Vec::with_capacity(qkv.data.len());
-        let (mut p, mut ds, mut image_out) = (heads.square(), heads.square(), heads.image(3));
+        let mut out = buffer::take(qkv.data.len());
+        let (mut p, mut ds) = (heads.square(), heads.square());
         let images = qkv.data.chunks_exact(heads.image_len(3)).zip(grad.chunks_exact(heads.image_len(1)));
-        for (image, grad) in images {
+        for ((image, grad), out) in images.zip(out.chunks_exact_mut(heads.image_len(3))) {
             for head in 0..self.heads {
                 let [q, k, v] = [Q, K, V].map(|part| heads.part(image, 3, part, head));
                 let g = heads.part(grad, 1, 0, head);
                 heads.probabilities(image, head, &mut p);
                 heads.product(&mut ds, g, v.t());
                 heads.softmax_backward(&p, &mut ds);
-                gemm::assign(heads.part_mut(&mut image_out, 3, Q, head), heads.mat(&ds), k);
-                gemm::assign(heads.part_mut(&mut image_out, 3, K, head), heads.mat(&ds).t(), q);
-                gemm::assign(heads.part_mut(&mut image_out, 3, V, head), heads.mat(&p).t(), g);
+                gemm::assign(heads.part_mut(out, 3, Q, head), heads.mat(&ds), k);
+                gemm::assign(heads.part_mut(out, 3, K, head), heads.mat(&ds).t(), q);
+                gemm::assign(heads.part_mut(out, 3, V, head), heads.mat(&p).t(), g);
             }
-            out.extend_from_slice(&image_out);
         }
         [Some(out)]
     }
@@ -87,11 +86,6 @@ impl Heads {
     /// Elements of one image with `parts` times `C` channels.
     pub(super) fn image_len(&self, parts: usize) -> usize {
         self.tokens * parts * self.channels
-    }
-
-    /// Room for one image.
-    pub(super) fn image(&self, parts: usize) -> Vec<f32> {
-        vec![0.0; self.image_len(parts)]
     }
 
     /// Room for a `T × T` matrix, with padded rows.

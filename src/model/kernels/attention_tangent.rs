@@ -8,14 +8,14 @@
 //! ignores, and `dS = P ∘ (dP - rowsum(P ∘ dP))`. The products with `Q`, `K` and `V` follow from these.
 
 use super::attention::{Heads, K, Q, V};
-use super::gemm;
 use super::loops::{dot, vectorized};
 use super::op::{Kernel, View};
+use super::{buffer, gemm};
 use candle_core::{Result, Shape, bail};
 
 /// `out'` of `(qkv, qkv')`, both as for [`super::attention::Attention`].
-pub(super) struct AttentionTangent {
-    pub(super) heads: usize,
+pub(in crate::model) struct AttentionTangent {
+    pub(in crate::model) heads: usize,
 }
 
 impl Kernel<2> for AttentionTangent {
@@ -26,30 +26,30 @@ impl Kernel<2> for AttentionTangent {
             bail!("attention: the tangent has shape {:?}, the primal {:?}", dqkv.dims, qkv.dims);
         }
         let heads = Heads::new(qkv.dims, self.heads)?;
-        let mut out = Vec::with_capacity(qkv.data.len() / 3);
-        let (mut work, mut dimage) = (Work::new(heads), heads.image(1));
+        let mut out = buffer::take(qkv.data.len() / 3);
+        let mut work = Work::new(heads);
         let len = heads.image_len(3);
-        for images in qkv.data.chunks_exact(len).zip(dqkv.data.chunks_exact(len)) {
+        let images = qkv.data.chunks_exact(len).zip(dqkv.data.chunks_exact(len));
+        for (images, out) in images.zip(out.chunks_exact_mut(heads.image_len(1))) {
             for head in 0..self.heads {
-                work.tangent_head(images.into(), head, &mut dimage);
+                work.tangent_head(images.into(), head, out);
             }
-            out.extend_from_slice(&dimage);
         }
         Ok((out, heads.output_shape(qkv.dims)))
     }
 
     fn backward(&self, [qkv, dqkv]: [View<'_>; 2], _: &[f32], grad: &[f32], _: [bool; 2]) -> [Option<Vec<f32>>; 2] {
         let Ok(heads) = Heads::new(qkv.dims, self.heads) else { return [None, None] };
-        let mut out = [Vec::with_capacity(qkv.data.len()), Vec::with_capacity(qkv.data.len())];
-        let (mut work, mut gradients) = (Work::new(heads), [heads.image(3), heads.image(3)]);
+        let mut out = [(); 2].map(|()| buffer::take(qkv.data.len()));
+        let mut work = Work::new(heads);
         let len = heads.image_len(3);
         let images = qkv.data.chunks_exact(len).zip(dqkv.data.chunks_exact(len));
-        for (images, grad) in images.zip(grad.chunks_exact(heads.image_len(1))) {
+        let [of_primal, of_tangent] = &mut out;
+        let gradients = of_primal.chunks_exact_mut(len).zip(of_tangent.chunks_exact_mut(len));
+        for ((images, grad), gradients) in images.zip(grad.chunks_exact(heads.image_len(1))).zip(gradients) {
+            let mut gradients = gradients.into();
             for head in 0..self.heads {
                 work.backward_head(images.into(), grad, head, &mut gradients);
-            }
-            for (out, gradient) in out.iter_mut().zip(&gradients) {
-                out.extend_from_slice(gradient);
             }
         }
         out.map(Some)
@@ -85,7 +85,7 @@ impl Work {
     }
 
     /// Writes the gradients of one head to its columns of those of `qkv` and `qkv'`, both `(T, 3C)`.
-    fn backward_head(&mut self, images: [&[f32]; 2], grad: &[f32], head: usize, gradients: &mut [Vec<f32>; 2]) {
+    fn backward_head(&mut self, images: [&[f32]; 2], grad: &[f32], head: usize, gradients: &mut [&mut [f32]; 2]) {
         let heads = self.heads;
         let [[q, k, v], [dq, dk, dv]] = images.map(|image| [Q, K, V].map(|part| heads.part(image, 3, part, head)));
         let g = heads.part(grad, 1, 0, head);

@@ -1,81 +1,125 @@
-//! Matrix products on strided views, single-threaded: the only place of the crate that calls unsafe code.
+//! Matrix products of strided views on this thread: what training multiplies, activations and gradients, packed anew
+//! each time.
 //!
-//! A product over more than [`DEPTH`] terms is split here at fixed places, and every part is one chain of
-//! multiply-adds, so a row of the result does not depend on how many rows there are. The exception is a single row:
-//! the `gemm` crate then takes a matrix-vector path that adds in another order.
-#![allow(unsafe_code)] // The `gemm` crate's one function is unsafe; `run` states why each call is sound.
+//! Depth is cut at places that depend on the right operand's shape alone, and between them every element is one chain of
+//! multiply-adds; so a row's bits do not depend on how many rows there are.
 
-use gemm::Parallelism;
+use std::cell::RefCell;
+use std::ops::Range;
 
+use super::buffer;
+use super::epilogue::Accumulate;
 use super::matrix::{Mat, MatMut};
+use super::packed::{Epilogue, Packed, Panels, Product, Store};
 
-/// Longest inner dimension that the `gemm` crate never splits by itself, whatever the other two are.
-const DEPTH: usize = 512;
+/// Most elements of a block of packed panels: half of a second-level cache.
+const BLOCK: usize = 64 << 10;
+
+/// Columns of a transposed left operand that are copied side by side: whole tiles, whose lines then lie together
+/// instead of at distances that share a few places of the first-level cache.
+const STRIP: usize = 24;
+
+/// Up to this depth operands are read where they lie: their lines fit the first-level cache at any distance.
+const SHALLOW: usize = 64;
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = const { RefCell::new(Scratch { panels: Packed::empty(), strip: Vec::new() }) };
+}
+
+/// Memory for copies of operands.
+struct Scratch {
+    panels: Packed,
+    strip: Vec<f32>,
+}
 
 /// `dst = lhs · rhs`.
 pub(super) fn assign(dst: MatMut<'_>, lhs: Mat<'_>, rhs: Mat<'_>) {
-    check(&dst, lhs, rhs);
-    run(dst.data.as_mut_ptr(), dst.row_stride, [lhs, rhs], false);
+    multiply(dst, lhs, rhs, None, false);
 }
 
 /// `dst += lhs · rhs`.
 pub(super) fn accumulate(dst: MatMut<'_>, lhs: Mat<'_>, rhs: Mat<'_>) {
-    check(&dst, lhs, rhs);
-    run(dst.data.as_mut_ptr(), dst.row_stride, [lhs, rhs], true);
+    multiply(dst, lhs, rhs, None, true);
 }
 
-/// `lhs · rhs` in a new row-major buffer, which is never zeroed.
+/// `lhs · rhs` in a new row-major buffer.
 pub(super) fn product(lhs: Mat<'_>, rhs: Mat<'_>) -> Vec<f32> {
-    assert_eq!(lhs.cols, rhs.rows, "inner dimensions differ");
-    let mut out = Vec::with_capacity(lhs.rows * rhs.cols);
-    run(out.as_mut_ptr(), rhs.cols, [lhs, rhs], false);
-    // SAFETY: the capacity was reserved above, and `run` with `add == false` has written every element.
-    unsafe { out.set_len(lhs.rows * rhs.cols) };
+    affine(lhs, rhs, None)
+}
+
+/// `lhs · rhs + bias` in a new row-major buffer, the bias in every row.
+pub(super) fn affine(lhs: Mat<'_>, rhs: Mat<'_>, bias: Option<&[f32]>) -> Vec<f32> {
+    let mut out = buffer::take(lhs.rows * rhs.cols);
+    multiply(MatMut::new(&mut out, lhs.rows, rhs.cols, rhs.cols), lhs, rhs, bias, false);
     out
 }
 
-fn check(dst: &MatMut<'_>, lhs: Mat<'_>, rhs: Mat<'_>) {
+fn multiply(mut dst: MatMut<'_>, lhs: Mat<'_>, rhs: Mat<'_>, bias: Option<&[f32]>, add: bool) {
     assert_eq!(lhs.cols, rhs.rows, "inner dimensions differ");
     assert_eq!((dst.rows, dst.cols), (lhs.rows, rhs.cols), "the result has another shape");
+    SCRATCH.with_borrow_mut(|Scratch { panels, strip }| {
+        for depth in depths(rhs) {
+            let (lhs, rhs) = (lhs.part(0..lhs.rows, depth.clone()), rhs.part(depth.clone(), 0..rhs.cols));
+            let weights = match rhs.as_panels() {
+                Some(weights) if rhs.rows <= SHALLOW => weights,
+                _ => {
+                    panels.pack(rhs);
+                    panels.panels()
+                }
+            };
+            let bias = bias.filter(|_| depth.start == 0);
+            if add || depth.start > 0 {
+                block(&mut dst, lhs, (weights, bias), Accumulate, strip);
+            } else {
+                block(&mut dst, lhs, (weights, bias), Store, strip);
+            }
+        }
+    });
 }
 
-/// Writes `lhs · rhs` to `dst` (row-major, dense columns), or adds it where `add`.
-fn run(dst: *mut f32, dst_stride: usize, [lhs, rhs]: [Mat<'_>; 2], mut add: bool) {
-    let mut start = 0;
-    loop {
-        let depth = DEPTH.min(lhs.cols - start);
-        // SAFETY: `Mat` guarantees that all its elements lie in its slice, and `start + depth <= lhs.cols` keeps both
-        // operands inside theirs; the callers guarantee that `dst` has room for lhs.rows rows of rhs.cols elements,
-        // `dst_stride >= rhs.cols` apart, borrowed for writing, hence not aliased. Where `add` is false the crate
-        // takes alpha as zero and writes `dst` without reading it, also for depth 0.
-        unsafe {
-            gemm::gemm(
-                lhs.rows,
-                rhs.cols,
-                depth,
-                dst,
-                1,
-                dst_stride.cast_signed(),
-                add,
-                lhs.data.as_ptr().wrapping_add(start * lhs.col_stride),
-                lhs.col_stride.cast_signed(),
-                lhs.row_stride.cast_signed(),
-                rhs.data.as_ptr().wrapping_add(start * rhs.row_stride),
-                rhs.col_stride.cast_signed(),
-                rhs.row_stride.cast_signed(),
-                if add { 1.0 } else { 0.0 },
-                1.0,
-                false,
-                false,
-                false,
-                Parallelism::None,
-            );
+/// Parts of nearly equal depth whose panels stay in the cache; one empty part where there is no depth at all.
+fn depths(rhs: Mat<'_>) -> impl Iterator<Item = Range<usize>> + use<> {
+    let inner = rhs.rows;
+    let parts = (inner * rhs.cols).div_ceil(BLOCK).clamp(1, inner.max(1));
+    let each = inner.div_ceil(parts);
+    let depths = (0..parts).map(move |part| (part * each).min(inner)..((part + 1) * each).min(inner));
+    depths.filter(|depth| depth.start == 0 || !depth.is_empty())
+}
+
+/// `lhs` times some panels.
+fn block(
+    dst: &mut MatMut<'_>,
+    lhs: Mat<'_>,
+    (weights, bias): (Panels<'_>, Option<&[f32]>),
+    epilogue: impl Epilogue,
+    strip: &mut Vec<f32>,
+) {
+    if lhs.col_stride == 1 || lhs.cols <= SHALLOW {
+        return Product { x: lhs, weights, bias, out: dst.rows(0..lhs.rows), epilogue }.run();
+    }
+    for start in (0..lhs.rows).step_by(STRIP) {
+        let rows = start..lhs.rows.min(start + STRIP);
+        let width = rows.len();
+        copy(lhs.part(rows.clone(), 0..lhs.cols).t(), strip);
+        let x = Mat::new(strip, lhs.cols, width, width).t();
+        Product { x, weights, bias, out: dst.rows(rows), epilogue }.run();
+    }
+}
+
+/// Copies a strip, row after row.
+fn copy(strip: Mat<'_>, out: &mut Vec<f32>) {
+    out.resize(strip.rows * strip.cols, 0.0);
+    let (full, _) = out.as_chunks_mut::<STRIP>();
+    if strip.cols == STRIP && strip.col_stride == 1 {
+        for (row, out) in full.iter_mut().enumerate() {
+            if let Some(numbers) = strip.data[row * strip.row_stride..].first_chunk() {
+                *out = *numbers;
+            }
         }
-        add = true;
-        start += depth;
-        if start == lhs.cols {
-            break;
-        }
+        return;
+    }
+    for (row, out) in out.chunks_exact_mut(strip.cols.max(1)).enumerate() {
+        strip.copy_row(row, 0, out);
     }
 }
 
@@ -95,7 +139,7 @@ mod tests {
 
     #[test]
     fn products_of_every_orientation_agree_with_the_definition() {
-        for (m, k, n) in [(1, 1, 1), (1, 40, 9), (3, 2, 5), (49, 16, 49), (7, 1100, 33), (2, 0, 3)] {
+        for (m, k, n) in [(1, 1, 1), (1, 40, 9), (3, 2, 5), (49, 16, 49), (7, 1100, 133), (61, 300, 1), (2, 0, 3)] {
             let (a, b) = (ramp(m.max(k) * 1200), ramp(n.max(k) * 1200));
             for lhs in [Mat::new(&a, m, k, k + 3), Mat::new(&a, k, m, m).t()] {
                 for rhs in [Mat::new(&b, k, n, n), Mat::new(&b, n, k, k + 1).t()] {
@@ -108,6 +152,16 @@ mod tests {
                     assert_eq!(twice, got);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn the_bias_is_added_once_however_deep_the_product() {
+        let (a, b, bias) = (ramp(2 * 3000), ramp(3000 * 70), ramp(70));
+        let (lhs, rhs) = (Mat::new(&a, 2, 3000, 3000), Mat::new(&b, 3000, 70, 70));
+        let (with, without) = (affine(lhs, rhs, Some(&bias)), product(lhs, rhs));
+        for (i, (with, without)) in with.iter().zip(&without).enumerate() {
+            assert!((with - without - bias[i % 70]).abs() < 1e-3);
         }
     }
 

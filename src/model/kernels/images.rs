@@ -11,10 +11,10 @@ use super::{all_fused, fused};
 use crate::flow::dual::Dual;
 use crate::model::sides::Sides;
 use candle_core::{Result, Tensor};
-use conv3x3::Convolution;
-use group_norm::{GroupNorm, GroupNormTangent};
-use resample::{Double, Halve};
-use residual::Residual;
+pub(in crate::model) use conv3x3::Convolution;
+pub(in crate::model) use group_norm::{GroupNorm, GroupNormTangent};
+pub(in crate::model) use resample::{Double, Halve};
+pub(in crate::model) use residual::Residual;
 
 /// A 3×3 convolution with zeros around the image: `x (B, T, K)`, `w (3, 3, K, N)`, giving `(B, T, N)`.
 ///

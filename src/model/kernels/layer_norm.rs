@@ -3,13 +3,14 @@
 //! With `y = (x - mean x) / n`, `n = √(var x + eps)`, `r = 1 / n`, the derivative of `y` along `h` is the self-adjoint
 //! map `A[h] = r (h - mean h - y mean(y h))`, which therefore also takes gradients back.
 
+use super::buffer;
 use super::loops::{dot, reduce, sum, vectorized};
 use super::op::{Kernel, View};
 use candle_core::{Result, Shape, bail};
 
 /// `(x - mean) / √(var + eps)`.
-pub(super) struct LayerNorm {
-    pub(super) eps: f32,
+pub(in crate::model) struct LayerNorm {
+    pub(in crate::model) eps: f32,
 }
 
 impl Kernel<1> for LayerNorm {
@@ -40,8 +41,8 @@ impl Kernel<1> for LayerNorm {
 }
 
 /// `y' = A[x']` of `(x, x')`.
-pub(super) struct LayerNormTangent {
-    pub(super) eps: f32,
+pub(in crate::model) struct LayerNormTangent {
+    pub(in crate::model) eps: f32,
 }
 
 impl Kernel<2> for LayerNormTangent {
@@ -68,22 +69,17 @@ impl Kernel<2> for LayerNormTangent {
     fn backward(&self, [x, dx]: [View<'_>; 2], dy: &[f32], grad: &[f32], _: [bool; 2]) -> [Option<Vec<f32>>; 2] {
         let Ok(width) = width(x) else { return [None, None] };
         let (mut y, mut u) = (vec![0.0; width], vec![0.0; width]);
-        let of_x = rows(
-            [x.data, dx.data, dy, grad],
-            width,
+        let [mut of_x, mut of_dx] = [(); 2].map(|()| buffer::take(x.data.len()));
+        vectorized(
             #[inline(always)]
-            |[x, dx, dy, grad], out| {
-                let r = normalise(x, self.eps, &mut y);
-                tangent_gradient([dx, dy, grad], &y, r, [&mut u, out]);
-            },
-        );
-        let of_dx = rows(
-            [x.data, grad],
-            width,
-            #[inline(always)]
-            |[x, grad], out| {
-                let r = normalise(x, self.eps, &mut y);
-                project(grad, &y, r, out);
+            || {
+                let out = of_x.chunks_exact_mut(width).zip(of_dx.chunks_exact_mut(width));
+                for (row, (of_x, of_dx)) in out.enumerate() {
+                    let [x, dx, dy, grad] = [x.data, dx.data, dy, grad].map(|data| &data[row * width..][..width]);
+                    let r = normalise(x, self.eps, &mut y);
+                    tangent_gradient([dx, dy, grad], &y, r, [&mut u, of_x]);
+                    project(grad, &y, r, of_dx);
+                }
             },
         );
         [Some(of_x), Some(of_dx)]
@@ -99,14 +95,12 @@ fn width(x: View<'_>) -> Result<usize> {
 
 /// Applies `f(input rows, output row)` to rows of `width` elements.
 fn rows<const N: usize>(inputs: [&[f32]; N], width: usize, mut f: impl FnMut([&[f32]; N], &mut [f32])) -> Vec<f32> {
-    let mut out = Vec::with_capacity(inputs[0].len());
-    let mut row = vec![0.0; width];
+    let mut out = buffer::take(inputs[0].len());
     vectorized(
         #[inline(always)]
         || {
-            for start in (0..inputs[0].len()).step_by(width) {
-                f(inputs.map(|input| &input[start..start + width]), &mut row);
-                out.extend_from_slice(&row);
+            for (row, out) in out.chunks_exact_mut(width).enumerate() {
+                f(inputs.map(|input| &input[row * width..][..width]), out);
             }
         },
     );

@@ -1,13 +1,13 @@
 //! `y = x W + b` on the last dimension, with the weights stored `(K, N)`: products on views, no copies.
 
-use super::gemm;
-use super::loops::{dot, vectorized};
-use super::matrix::{Mat, MatMut};
+use super::matrix::Mat;
 use super::op::{Kernel, View};
+use super::simd::{LANES, Simd, Task, dispatch, load_partial, store_partial};
+use super::{buffer, gemm};
 use candle_core::{Result, Shape, bail};
 
 /// `x W + b` of `x (…, K)`, `W (K, N)`, `b (N)`.
-pub(super) struct Linear;
+pub(in crate::model) struct Linear;
 
 impl Kernel<3> for Linear {
     const NAME: &'static str = "linear";
@@ -27,7 +27,7 @@ impl Kernel<3> for Linear {
 }
 
 /// `x W`: the tangent of [`Linear`].
-pub(super) struct LinearTangent;
+pub(in crate::model) struct LinearTangent;
 
 impl Kernel<2> for LinearTangent {
     const NAME: &'static str = "linear-tangent";
@@ -48,32 +48,11 @@ fn output_shape(x: View<'_>, w: View<'_>) -> Result<Shape> {
     }
 }
 
-/// `x W (+ b)`. The bias is there first and the product is added to it. A single row is computed twice and dropped
-/// once: alone, it would take a path that adds in another order than in a batch.
+/// `x W (+ b)`.
 fn rows_times(x: View<'_>, w: View<'_>, bias: Option<&[f32]>) -> Vec<f32> {
     let (k, n) = (w.dims[0], w.dims[1]);
     let rows = x.data.len() / k;
-    if n == 1 {
-        // gemm's paths for a column add in different orders for different numbers of rows.
-        let b = bias.map_or(0.0, |b| b[0]);
-        return vectorized(
-            #[inline(always)]
-            || x.data.chunks_exact(k).map(|row| b + dot(row, w.data)).collect(),
-        );
-    }
-    let doubled = if rows == 1 { x.data.repeat(2) } else { Vec::new() };
-    let (x, padded) = if rows == 1 { (&doubled[..], 2) } else { (x.data, rows) };
-    let (x, w) = (Mat::new(x, padded, k, k), Mat::new(w.data, k, n, n));
-    let mut y = match bias {
-        None => gemm::product(x, w),
-        Some(b) => {
-            let mut y = b.repeat(padded);
-            gemm::accumulate(MatMut::new(&mut y, padded, n, n), x, w);
-            y
-        }
-    };
-    y.truncate(rows * n);
-    y
+    gemm::affine(Mat::new(x.data, rows, k, k), Mat::new(w.data, k, n, n), bias)
 }
 
 /// `dx = g Wᵀ`, `dW = xᵀ g`.
@@ -84,17 +63,29 @@ fn gradients(x: View<'_>, w: View<'_>, grad: &[f32], wanted: [bool; 2]) -> [Opti
     [wanted[0].then(|| gemm::product(g, w.t())), wanted[1].then(|| gemm::product(x.t(), g))]
 }
 
+/// The sum of the rows of `x`.
 fn column_sums(x: &[f32], width: usize) -> Vec<f32> {
-    let mut sums = vec![0.0; width];
-    vectorized(
-        #[inline(always)]
-        || {
-            for row in x.chunks_exact(width) {
-                for (sum, v) in sums.iter_mut().zip(row) {
-                    *sum += v;
-                }
-            }
-        },
-    );
+    let mut sums = buffer::zeros(width);
+    dispatch(ColumnSums { x, sums: &mut sums });
     sums
+}
+
+struct ColumnSums<'a> {
+    x: &'a [f32],
+    sums: &'a mut [f32],
+}
+
+impl Task for ColumnSums<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { x, sums } = self;
+        for row in x.chunks_exact(sums.len().max(1)) {
+            for (sum, x) in sums.chunks_mut(LANES).zip(row.chunks(LANES)) {
+                let more = simd.add(load_partial(simd, sum, 0.0), load_partial(simd, x, 0.0));
+                store_partial(simd, more, sum);
+            }
+        }
+    }
 }

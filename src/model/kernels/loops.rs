@@ -5,9 +5,6 @@
 
 /// Elements that reductions handle side by side: one 256-bit register.
 pub(super) const LANES: usize = 8;
-/// Elements of a block of [`map`]: long enough to amortise its copy, short enough for the first-level cache.
-const BLOCK: usize = 256;
-
 /// Runs `f` compiled for the best instruction set of this machine. Everything that `f` calls must be inlined into it.
 #[inline(always)]
 pub(super) fn vectorized<R>(f: impl FnOnce() -> R) -> R {
@@ -34,47 +31,6 @@ pub(super) fn exp(x: f32) -> f32 {
     let p = (low + middle * square + high * (square * square)) * square + (r + 1.0);
     // 2^n by its exponent bits: n = -127 gives zero, n = 128 infinity.
     p * f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23))
-}
-
-/// `[σ(x), 1 - σ(x)]`, each accurate to a few units in the last place also where it is tiny.
-#[inline(always)]
-pub(super) fn sigmoid(x: f32) -> [f32; 2] {
-    let e = exp(-x.abs());
-    let large = 1.0 / (1.0 + e);
-    let small = e * large;
-    if x >= 0.0 { [large, small] } else { [small, large] }
-}
-
-/// `f` of the elements of the inputs (all of one length), in a new buffer that is never zeroed.
-pub(super) fn map<const N: usize>(inputs: [&[f32]; N], f: impl Fn([f32; N]) -> f32 + Copy) -> Vec<f32> {
-    let len = inputs[0].len();
-    let mut out = Vec::with_capacity(len);
-    vectorized(
-        #[inline(always)]
-        || {
-            let mut block = [0.0; BLOCK];
-            for start in (0..len).step_by(BLOCK) {
-                let end = len.min(start + BLOCK);
-                map_block(&mut block[..end - start], inputs.map(|input| &input[start..end]), f);
-                out.extend_from_slice(&block[..end - start]);
-            }
-        },
-    );
-    out
-}
-
-#[inline(always)]
-fn map_block<const N: usize>(out: &mut [f32], inputs: [&[f32]; N], f: impl Fn([f32; N]) -> f32) {
-    for input in inputs {
-        assert_eq!(input.len(), out.len());
-    }
-    for i in 0..out.len() {
-        let mut arguments = [0.0; N];
-        for n in 0..N {
-            arguments[n] = inputs[n][i];
-        }
-        out[i] = f(arguments);
-    }
 }
 
 /// `x = f(x)` for every element; fastest where the length is a multiple of [`LANES`].
@@ -153,36 +109,21 @@ mod tests {
     #[test]
     fn exp_is_within_two_units_in_the_last_place() {
         let x: Vec<f32> = (-87_300..=88_300).map(|i| i as f32 * 1e-3 + 1e-5).collect();
-        for (x, y) in x.iter().zip(map([&x], |[x]| exp(x))) {
-            let exact = f64::from(*x).exp();
+        for (x, y) in x.iter().map(|&x| (x, exp(x))) {
+            let exact = f64::from(x).exp();
             assert!((f64::from(y) / exact - 1.0).abs() < 1.5e-7, "exp({x}) = {y}, not {exact}");
         }
         let edges = [0.0, -0.0, f32::NEG_INFINITY, -1e30, -88.0, f32::INFINITY, 1e30, 89.0, f32::MIN_POSITIVE];
         let expected = [1.0, 1.0, 0.0, 0.0, 0.0, f32::INFINITY, f32::INFINITY, f32::INFINITY, 1.0];
-        assert_eq!(map([&edges], |[x]| exp(x)), expected);
+        assert_eq!(edges.map(exp), expected);
         assert!(exp(f32::NAN).is_nan());
     }
 
     #[test]
-    fn both_tails_of_the_sigmoid_keep_their_digits() {
-        for i in -870..=870 {
-            let x = i as f32 * 0.1;
-            let exact = |x: f64| 1.0 / (1.0 + (-x).exp());
-            let [p, q] = sigmoid(x);
-            assert!((f64::from(p) / exact(x.into()) - 1.0).abs() < 4e-7, "σ({x}) = {p}");
-            assert!((f64::from(q) / exact((-x).into()) - 1.0).abs() < 4e-7, "1 - σ({x}) = {q}");
-        }
-        assert_eq!(sigmoid(f32::INFINITY), [1.0, 0.0]);
-        assert_eq!(sigmoid(f32::NEG_INFINITY), [0.0, 1.0]);
-        assert!(sigmoid(f32::NAN).iter().all(|v| v.is_nan()));
-    }
-
-    #[test]
-    fn maps_and_reductions_take_every_length() {
+    fn updates_and_reductions_take_every_length() {
         for len in [0, 1, 7, 8, 9, 49, 64, 65, 200] {
             let x: Vec<f32> = (0..len).map(|i| (i % 13) as f32 - 20.0).collect();
             let doubled: Vec<f32> = x.iter().map(|v| v * 2.0).collect();
-            assert_eq!(map([&x, &x], |[a, b]| a + b), doubled);
             let mut updated = x.clone();
             update(&mut updated, |v| v * 2.0);
             assert_eq!(updated, doubled);

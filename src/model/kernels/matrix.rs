@@ -1,5 +1,10 @@
 //! Matrices as views of slices.
 
+use std::ops::Range;
+
+use super::packed::Panels;
+use super::simd::LANES;
+
 /// A read-only matrix: a view of a slice with strides.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::model) struct Mat<'a> {
@@ -22,6 +27,19 @@ impl<'a> Mat<'a> {
     pub(super) fn t(self) -> Self {
         let Self { data, rows, cols, row_stride, col_stride } = self;
         Self { data, rows: cols, cols: rows, row_stride: col_stride, col_stride: row_stride }
+    }
+
+    /// Some rows and columns.
+    pub(super) fn part(self, rows: Range<usize>, cols: Range<usize>) -> Self {
+        assert!(rows.end <= self.rows && cols.end <= self.cols, "beyond the matrix");
+        let start = (rows.start * self.row_stride + cols.start * self.col_stride).min(self.data.len());
+        Self { data: &self.data[start..], rows: rows.len(), cols: cols.len(), ..self }
+    }
+
+    /// The matrix as panels where it lies, if its rows are whole vectors.
+    pub(super) fn as_panels(self) -> Option<Panels<'a>> {
+        let whole = self.col_stride == 1 && self.cols.is_multiple_of(LANES);
+        whole.then(|| Panels::new(self.data, [self.rows, self.cols], [self.row_stride, LANES]))
     }
 
     /// Where a row begins; its `cols` elements lie in the slice.
@@ -60,6 +78,13 @@ impl<'a> MatMut<'a> {
     pub(in crate::model) fn new(data: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
         assert_fits(data, rows, cols, row_stride);
         Self { data, rows, cols, row_stride }
+    }
+
+    /// Some rows.
+    pub(super) fn rows(&mut self, rows: Range<usize>) -> MatMut<'_> {
+        assert!(rows.end <= self.rows, "beyond the matrix");
+        let start = (rows.start * self.row_stride).min(self.data.len());
+        MatMut { data: &mut self.data[start..], rows: rows.len(), cols: self.cols, row_stride: self.row_stride }
     }
 
     /// Where `R` rows from `row` on begin; their `cols` elements lie in the slice. Panics where there are fewer.

@@ -1,11 +1,12 @@
 //! Conditioning of tokens by vectors of their image: scale and shift, and the gated residual sum.
 
+use super::buffer;
 use super::loops::vectorized;
 use super::op::{Kernel, View};
 use candle_core::{Result, Shape, bail};
 
 /// `x (1 + scale) + shift` of `x (B, T, C)`, `scale (B, C)`, `shift (B, C)`.
-pub(super) struct Modulate;
+pub(in crate::model) struct Modulate;
 
 impl Kernel<3> for Modulate {
     const NAME: &'static str = "modulate";
@@ -50,7 +51,7 @@ impl Kernel<3> for Modulate {
 }
 
 /// `x + gate · y` of `x (B, T, C)`, `gate (B, C)`, `y (B, T, C)`.
-pub(super) struct GatedAdd;
+pub(in crate::model) struct GatedAdd;
 
 impl Kernel<3> for GatedAdd {
     const NAME: &'static str = "gated-add";
@@ -87,7 +88,7 @@ impl Kernel<3> for GatedAdd {
             #[inline(always)]
             |[grad, _], [gate, _]| grad * gate,
         );
-        [wanted[0].then(|| grad.to_vec()), Some(dgate), Some(dy)]
+        [wanted[0].then(|| buffer::copy(grad)), Some(dgate), Some(dy)]
     }
 }
 
@@ -112,18 +113,16 @@ impl Tokens {
     /// `f` of each element of two token tensors and the matching elements of two vectors of the image.
     fn map(self, x: [&[f32]; 2], v: [&[f32]; 2], f: impl Fn([f32; 2], [f32; 2]) -> f32) -> Vec<f32> {
         let Self { images, tokens, channels } = self;
-        let mut out = Vec::with_capacity(images * tokens * channels);
-        let mut row = vec![0.0; channels];
+        let mut out = buffer::take(images * tokens * channels);
         vectorized(
             #[inline(always)]
             || {
-                for token in 0..images * tokens {
+                for (token, row) in out.chunks_exact_mut(channels).enumerate() {
                     let [a, b] = x.map(|x| &x[token * channels..][..channels]);
                     let [c, d] = v.map(|v| &v[token / tokens * channels..][..channels]);
                     for (out, ((a, b), (c, d))) in row.iter_mut().zip(a.iter().zip(b).zip(c.iter().zip(d))) {
                         *out = f([*a, *b], [*c, *d]);
                     }
-                    out.extend_from_slice(&row);
                 }
             },
         );
@@ -133,7 +132,7 @@ impl Tokens {
     /// The sum over an image's tokens of `f` of the elements of two token tensors: `(B, C)`.
     fn sum(self, x: [&[f32]; 2], f: impl Fn([f32; 2]) -> f32) -> Vec<f32> {
         let Self { images, tokens, channels } = self;
-        let mut out = vec![0.0; images * channels];
+        let mut out = buffer::zeros(images * channels);
         vectorized(
             #[inline(always)]
             || {

@@ -4,13 +4,13 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, S
 
 /// An argument of a kernel: its elements, row-major, and its dimensions.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct View<'a> {
-    pub(super) data: &'a [f32],
-    pub(super) dims: &'a [usize],
+pub(in crate::model) struct View<'a> {
+    pub(in crate::model) data: &'a [f32],
+    pub(in crate::model) dims: &'a [usize],
 }
 
 /// An operation of `N` tensors and its reverse-mode derivative, on slices.
-pub(super) trait Kernel<const N: usize>: Send + Sync + 'static {
+pub(in crate::model) trait Kernel<const N: usize>: Send + Sync + 'static {
     /// As candle's errors name it.
     const NAME: &'static str;
 
@@ -136,7 +136,8 @@ fn with_slices<const N: usize, R>(tensors: [&Tensor; N], f: impl FnOnce([&[f32];
     f(slices)
 }
 
-fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+/// The elements of a contiguous tensor.
+pub(in crate::model) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     let Some((start, end)) = layout.contiguous_offsets() else {
         bail!("a fused kernel got a tensor with strides {:?}: make it contiguous", layout.stride());
     };

@@ -37,22 +37,43 @@ pub(in crate::model) struct Packed {
 impl Packed {
     /// Packs `w (K, N)`.
     pub(in crate::model) fn new(w: Mat<'_>) -> Self {
-        let mut packed = Self { lines: Vec::new(), inner: 0, outer: 0 };
+        let mut packed = Self::empty();
         packed.pack(w);
         packed
+    }
+
+    /// Memory for panels to come.
+    pub(super) const fn empty() -> Self {
+        Self { lines: Vec::new(), inner: 0, outer: 0 }
     }
 
     /// Packs `w` into the memory of what was here.
     pub(super) fn pack(&mut self, w: Mat<'_>) {
         (self.inner, self.outer) = (w.rows, w.cols);
-        self.lines.clear();
-        for start in (0..self.outer).step_by(LANES) {
-            let width = LANES.min(self.outer - start);
-            self.lines.extend((0..self.inner).map(|k| {
-                let mut lanes = [0.0; LANES];
-                w.copy_row(k, start, &mut lanes[..width]);
-                Line(lanes)
-            }));
+        self.lines.resize(w.rows * w.cols.div_ceil(LANES), Line([0.0; LANES]));
+        for (panel, lines) in self.lines.chunks_exact_mut(w.rows.max(1)).enumerate() {
+            let start = panel * LANES;
+            let width = LANES.min(w.cols - start);
+            if width < LANES {
+                lines.fill(Line([0.0; LANES]));
+            }
+            if w.col_stride == 1 {
+                for (k, line) in lines.iter_mut().enumerate() {
+                    let row = &w.data[k * w.row_stride + start..][..width];
+                    match row.first_chunk() {
+                        Some(lanes) => line.0 = *lanes,
+                        None => line.0[..width].copy_from_slice(row),
+                    }
+                }
+                continue;
+            }
+            // Sixteen lines at a time, which stay in the first-level cache while the columns come past.
+            for (block, lines) in lines.chunks_mut(LANES).enumerate() {
+                for lane in 0..width {
+                    let first = (start + lane) * w.col_stride + block * LANES * w.row_stride;
+                    turn(&w.data[first..], w.row_stride, lane, lines);
+                }
+            }
         }
     }
 
@@ -67,6 +88,22 @@ impl Packed {
         // SAFETY: a `Line` is sixteen `f32` without padding, and the slice covers the vector's lines.
         let data = unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.lines.len() * LANES) };
         Panels::new(data, [self.inner, self.outer], [LANES, self.inner * LANES])
+    }
+}
+
+/// Puts numbers that lie `stride` apart into one lane of lines.
+#[inline(always)]
+fn turn(numbers: &[f32], stride: usize, lane: usize, lines: &mut [Line]) {
+    if let (1, Some(numbers), Ok(lines)) =
+        (stride, numbers.first_chunk::<LANES>(), <&mut [Line; LANES]>::try_from(&mut *lines))
+    {
+        for (line, number) in lines.iter_mut().zip(numbers) {
+            line.0[lane] = *number;
+        }
+        return;
+    }
+    for (line, number) in lines.iter_mut().zip(numbers.iter().step_by(stride)) {
+        line.0[lane] = *number;
     }
 }
 

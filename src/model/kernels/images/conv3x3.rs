@@ -1,5 +1,6 @@
 //! The 3×3 convolution and its gradients, image by image.
 
+use crate::model::kernels::buffer;
 use crate::model::kernels::conv::{Conv, add_weight_gradient};
 use crate::model::kernels::op::{Kernel, View};
 use crate::model::kernels::padded::Padded;
@@ -8,8 +9,8 @@ use candle_core::{Result, Shape, bail};
 
 /// `x (B, T, K)`, `w (3, 3, K, N)`, and with three arguments `b (N)` or `(B, N)`; gives `(B, T, N)`.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Convolution {
-    pub(super) sides: Sides,
+pub(in crate::model) struct Convolution {
+    pub(in crate::model) sides: Sides,
 }
 
 impl Kernel<3> for Convolution {
@@ -88,7 +89,7 @@ impl Images {
         data: &[f32],
         biases: impl Iterator<Item = Option<&'a [f32]>>,
     ) -> Vec<f32> {
-        let (mut out, mut scratch) = (vec![0.0; self.count * after], vec![0.0; conv.scratch()]);
+        let (mut out, mut scratch) = (buffer::take(self.count * after), vec![0.0; conv.scratch()]);
         let images = data.chunks_exact(before).zip(out.chunks_exact_mut(after));
         for ((image, out), bias) in images.zip(biases) {
             conv.forward(image, bias, out, &mut scratch);
@@ -103,7 +104,7 @@ impl Images {
             self.convolve(&adjoint, [outputs, inputs], grad, std::iter::repeat(None))
         });
         let dw = wanted[1].then(|| {
-            let mut dw = vec![0.0; w.data.len()];
+            let mut dw = buffer::zeros(w.data.len());
             let mut scratch = vec![0.0; Padded::len(self.sides, self.channels[0])];
             for (image, grad) in x.data.chunks_exact(inputs).zip(grad.chunks_exact(outputs)) {
                 add_weight_gradient(self.sides, self.channels, image, grad, &mut dw, &mut scratch);
@@ -116,7 +117,7 @@ impl Images {
     /// The sums over pixels: of each image, or of all where there are only `len` channels.
     fn sums(self, grad: &[f32], len: usize) -> Vec<f32> {
         let [_, outputs] = self.channels;
-        let mut sums = vec![0.0; len];
+        let mut sums = buffer::zeros(len);
         let per_image = if len == outputs { self.count * self.sides.pixels() } else { self.sides.pixels() };
         crate::model::kernels::loops::vectorized(
             #[inline(always)]

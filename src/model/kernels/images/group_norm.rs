@@ -4,14 +4,15 @@
 //! `h` is the self-adjoint map `A[h] = r (h - mean h - y mean(y h))`. Everything here is, channel by channel, a linear
 //! combination of the arguments whose coefficients follow from a few sums over the pixels.
 
+use crate::model::kernels::buffer;
 use crate::model::kernels::loops::vectorized;
 use crate::model::kernels::op::{Kernel, View};
 use candle_core::{Result, Shape, bail};
 
 /// `w y + b` of `x (B, T, C)`, `w (C)`, `b (C)`.
-pub(super) struct GroupNorm {
-    pub(super) groups: usize,
-    pub(super) eps: f32,
+pub(in crate::model) struct GroupNorm {
+    pub(in crate::model) groups: usize,
+    pub(in crate::model) eps: f32,
 }
 
 impl Kernel<3> for GroupNorm {
@@ -19,7 +20,7 @@ impl Kernel<3> for GroupNorm {
 
     fn forward(&self, [x, w, b]: [View<'_>; 3]) -> Result<(Vec<f32>, Shape)> {
         let groups = Groups::new(x, [w, b], self.groups)?;
-        let mut out = Vec::with_capacity(x.data.len());
+        let mut out = buffer::empty(x.data.len());
         for x in x.data.chunks_exact(groups.image()) {
             let moments = groups.moments(x, self.eps);
             let terms = groups.channels(|c, g| {
@@ -33,8 +34,8 @@ impl Kernel<3> for GroupNorm {
 
     fn backward(&self, [x, w, b]: [View<'_>; 3], _: &[f32], grad: &[f32], wanted: [bool; 3]) -> [Option<Vec<f32>>; 3] {
         let Ok(groups) = Groups::new(x, [w, b], self.groups) else { return [None, None, None] };
-        let mut dx = Vec::with_capacity(x.data.len());
-        let (mut dw, mut db) = (vec![0.0; groups.count_channels()], vec![0.0; groups.count_channels()]);
+        let mut dx = buffer::empty(x.data.len());
+        let (mut dw, mut db) = (buffer::zeros(groups.count_channels()), buffer::zeros(groups.count_channels()));
         for (x, grad) in x.data.chunks_exact(groups.image()).zip(grad.chunks_exact(groups.image())) {
             let moments = groups.moments(x, self.eps);
             let [sum, along] = groups.sums([grad, x], |c, [grad, x]| [grad, grad * (x - moments.mean_of[c])]);
@@ -52,9 +53,9 @@ impl Kernel<3> for GroupNorm {
 }
 
 /// `w A[x']` of `(x, w, x')`.
-pub(super) struct GroupNormTangent {
-    pub(super) groups: usize,
-    pub(super) eps: f32,
+pub(in crate::model) struct GroupNormTangent {
+    pub(in crate::model) groups: usize,
+    pub(in crate::model) eps: f32,
 }
 
 impl Kernel<3> for GroupNormTangent {
@@ -65,7 +66,7 @@ impl Kernel<3> for GroupNormTangent {
             bail!("group norm: a tangent of shape {:?} at {:?}", dx.dims, x.dims);
         }
         let groups = Groups::new(x, [w, w], self.groups)?;
-        let mut out = Vec::with_capacity(x.data.len());
+        let mut out = buffer::empty(x.data.len());
         for (x, dx) in x.data.chunks_exact(groups.image()).zip(dx.data.chunks_exact(groups.image())) {
             let moments = groups.moments(x, self.eps);
             let tangent = groups.tangent(&moments, x, dx);
@@ -82,8 +83,8 @@ impl Kernel<3> for GroupNormTangent {
     /// `m = mean(y x')` and the gradient `u = -r (m h + mean(h y) x')` for `y`: `A[u] - r mean(h A[x']) y`.
     fn backward(&self, [x, w, dx]: [View<'_>; 3], _: &[f32], grad: &[f32], wanted: [bool; 3]) -> [Option<Vec<f32>>; 3] {
         let Ok(groups) = Groups::new(x, [w, w], self.groups) else { return [None, None, None] };
-        let (mut of_x, mut of_dx) = (Vec::with_capacity(x.data.len()), Vec::with_capacity(x.data.len()));
-        let mut dw = vec![0.0; groups.count_channels()];
+        let (mut of_x, mut of_dx) = (buffer::empty(x.data.len()), buffer::empty(x.data.len()));
+        let mut dw = buffer::zeros(groups.count_channels());
         let images = x.data.chunks_exact(groups.image()).zip(dx.data.chunks_exact(groups.image()));
         for ((x, dx), grad) in images.zip(grad.chunks_exact(groups.image())) {
             let moments = groups.moments(x, self.eps);

@@ -2,12 +2,13 @@
 
 use std::f32::consts::FRAC_1_SQRT_2;
 
-use crate::model::kernels::loops::map;
+use crate::model::kernels::elementwise::{Function, map};
 use crate::model::kernels::op::{Kernel, View};
+use crate::model::kernels::simd::Simd;
 use candle_core::{Result, Shape, bail};
 
 /// `(x + y) / √2` of two tensors of one shape.
-pub(super) struct Residual;
+pub(in crate::model) struct Residual;
 
 impl Kernel<2> for Residual {
     const NAME: &'static str = "residual";
@@ -16,24 +17,32 @@ impl Kernel<2> for Residual {
         if x.dims != y.dims {
             bail!("residual: the branches have shapes {:?} and {:?}", x.dims, y.dims);
         }
-        let sum = map(
-            [x.data, y.data],
-            #[inline(always)]
-            |[x, y]| FRAC_1_SQRT_2 * (x + y),
-        );
-        Ok((sum, x.dims.into()))
+        Ok((map(Sum, [x.data, y.data]), x.dims.into()))
     }
 
     fn backward(&self, _: [View<'_>; 2], _: &[f32], grad: &[f32], wanted: [bool; 2]) -> [Option<Vec<f32>>; 2] {
-        let half = map(
-            [grad],
-            #[inline(always)]
-            |[grad]| FRAC_1_SQRT_2 * grad,
-        );
-        match wanted {
-            [true, true] => [Some(half.clone()), Some(half)],
-            [true, false] => [Some(half), None],
-            _ => [None, Some(half)],
-        }
+        wanted.map(|wanted| wanted.then(|| map(Share, [grad])))
+    }
+}
+
+/// `(x + y) / √2`.
+#[derive(Clone, Copy)]
+struct Sum;
+
+impl Function<2> for Sum {
+    #[inline(always)]
+    fn at<S: Simd>(self, simd: S, [x, y]: [S::V; 2]) -> S::V {
+        simd.mul(simd.splat(FRAC_1_SQRT_2), simd.add(x, y))
+    }
+}
+
+/// `x / √2`.
+#[derive(Clone, Copy)]
+struct Share;
+
+impl Function<1> for Share {
+    #[inline(always)]
+    fn at<S: Simd>(self, simd: S, [x]: [S::V; 1]) -> S::V {
+        simd.mul(simd.splat(FRAC_1_SQRT_2), x)
     }
 }
