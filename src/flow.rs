@@ -7,10 +7,12 @@
 pub mod dual;
 pub mod gaussian;
 pub mod guidance;
+pub mod interpolant;
 pub mod map;
 pub mod noise;
 pub mod sampler;
 
 pub use dual::Dual;
 pub use gaussian::GaussianFlow;
+pub use interpolant::Interpolant;
 pub use map::FlowMap;

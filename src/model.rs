@@ -39,7 +39,7 @@ pub use kernels::team::Team;
 pub use mlp::Mlp;
 pub use ops::Network;
 pub use plan::{Plan, Query};
-pub use tape::{Learn, Recorded};
+pub use tape::{Learn, Recorded, Stopped};
 pub use unet::Unet;
 pub use workers::Workers;
 

@@ -6,6 +6,7 @@
 //! makes the same weights.
 
 mod batch;
+mod before;
 mod learner;
 mod objective;
 mod optimiser;

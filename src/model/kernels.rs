@@ -33,6 +33,7 @@ pub(super) mod resample;
 pub(super) mod rows;
 mod silu;
 mod simd;
+mod sinusoid;
 pub mod team;
 mod winograd;
 
@@ -49,6 +50,7 @@ pub(super) use modulate::{GatedAdd, Modulate};
 pub(super) use op::{Kernel, View, slice};
 use op::{apply1, apply2, apply3};
 pub(super) use silu::{Silu, SiluTangent};
+pub(super) use sinusoid::Sinusoid;
 
 /// Whether operations on `x` take the fused kernels: `f32` on the CPU.
 fn fused(x: &Tensor) -> bool {

@@ -14,14 +14,17 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use candle_core::{Device, Result, Tensor, TensorId, bail};
 
 use super::kernels::{Kernel, View, buffer};
+use crate::flow::Dual;
 use array::with_views;
 pub use array::{Array, Taped};
-pub use recorded::{Learn, Recorded};
+pub use recorded::{Learn, Recorded, Stopped};
 
 /// The operations of one pass through a network, in their order.
 #[derive(Default)]
 pub struct Tape {
     inner: Mutex<Inner>,
+    /// Whether nothing has a gradient: then nothing is kept either.
+    stopped: bool,
 }
 
 #[derive(Default)]
@@ -39,7 +42,19 @@ trait Step: Send {
     fn back(self: Box<Self>, gradients: &mut Gradients) -> Result<()>;
 }
 
+/// The gradients that a way back ends with.
+struct Ends {
+    weights: HashMap<TensorId, Vec<f32>>,
+    /// That of the state, where it has one.
+    state: Option<Vec<f32>>,
+}
+
 impl Tape {
+    /// A tape of a pass whose result is a constant.
+    fn stopped() -> Self {
+        Self { stopped: true, ..Self::default() }
+    }
+
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -60,11 +75,23 @@ impl Tape {
         if let Some(array) = inner.weights.get(&tensor.id()) {
             return array.clone();
         }
-        let id = tensor.is_variable().then_some(inner.count);
+        let id = (tensor.is_variable() && !self.stopped).then_some(inner.count);
         inner.count += usize::from(id.is_some());
         let array = Array::weight(tensor, id);
         inner.weights.insert(tensor.id(), array.clone());
         array
+    }
+
+    /// The state that a pass begins with; with a gradient where the tensor was computed from what has one.
+    fn state(&self, x: &Dual) -> Result<Taped> {
+        if self.stopped || !x.primal.track_op() {
+            let stopped = Dual { primal: x.primal.detach(), tangent: x.tangent.as_ref().map(Tensor::detach) };
+            return Taped::constant(if self.stopped { &stopped } else { x });
+        }
+        let tangent = x.tangent.as_ref().map(Array::constant).transpose()?;
+        let mut inner = self.inner();
+        inner.count += 1;
+        Ok(Taped { primal: Array::copy(&x.primal, Some(inner.count - 1))?, tangent })
     }
 
     fn push(&self, step: impl Step + 'static) {
@@ -118,8 +145,8 @@ impl Tape {
         Ok(result)
     }
 
-    /// Goes back through all steps, from the gradients of some arrays to those of the weights.
-    fn back(self, seeds: Vec<(Array, Vec<f32>)>) -> Result<HashMap<TensorId, Vec<f32>>> {
+    /// Goes back through all steps, from the gradients of some arrays to those of the weights and of the state.
+    fn back(self, seeds: Vec<(Array, Vec<f32>)>, state: &Array) -> Result<Ends> {
         let Inner { steps, count, weights } = self.inner.into_inner().unwrap_or_else(PoisonError::into_inner);
         let mut gradients = Gradients((0..count).map(|_| None).collect());
         for (array, gradient) in seeds {
@@ -128,8 +155,9 @@ impl Tape {
         for step in steps.into_iter().rev() {
             step.back(&mut gradients)?;
         }
+        let state = state.id().and_then(|id| gradients.take(id));
         let of = |(id, array): (TensorId, Array)| Some((id, gradients.take(array.id()?)?));
-        Ok(weights.into_iter().filter_map(of).collect())
+        Ok(Ends { weights: weights.into_iter().filter_map(of).collect(), state })
     }
 }
 

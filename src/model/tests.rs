@@ -137,8 +137,9 @@ fn tapes_go_back_as_the_graph_does() -> Result<()> {
         };
         let answer = net.velocity(&dual(x, 0.5)?, &dual(s, 1.0)?, &dual(t, 2.0)?, labels)?;
         let tangent = answer.tangent_or_zero()?;
-        // The network answers twice: gradients of passes add up.
-        let again = net.velocity(&Dual::constant(x), &Dual::constant(t), &Dual::constant(t), labels)?;
+        // The network answers twice, the second time from where the first led: gradients of passes add up.
+        let moved = (x + (&answer.primal * 0.3)?)?;
+        let again = net.velocity(&Dual::constant(&moved), &Dual::constant(t), &Dual::constant(t), labels)?;
         ((answer.primal.sqr()? + tangent.sqr()?)? + again.primal.sin()?)?.sum_all()
     };
     for ((architecture, data), tangents) in networks().into_iter().flat_map(|net| [(net.clone(), false), (net, true)]) {
@@ -151,7 +152,7 @@ fn tapes_go_back_as_the_graph_does() -> Result<()> {
         let of_answers = loss.backward()?;
         let (loss, exact_loss) = (f64::from(loss.to_scalar::<f32>()?), exact_loss.to_scalar::<f64>()?);
         assert!((loss - exact_loss).abs() < 1e-4 * exact_loss.abs(), "{architecture:?}: {loss} {exact_loss}");
-        let gradients = recorded.gradients(&of_answers)?;
+        let gradients = recorded.gradients(of_answers)?;
         let exact = exact.vars();
         for (name, var) in source.vars() {
             let want = expected.get(&exact[&name]).unwrap().flatten_all()?.to_vec1::<f64>()?;
@@ -167,17 +168,24 @@ fn tapes_go_back_as_the_graph_does() -> Result<()> {
     Ok(())
 }
 
-/// Gradients go to weights only, and weights without a loss have none.
+/// Gradients go to weights and states only, weights without a loss have none, and a stopped network answers the same.
 #[test]
-fn tapes_refuse_arguments_with_gradients() -> Result<()> {
+fn tapes_refuse_times_with_gradients() -> Result<()> {
     let (architecture, data) = networks().remove(1);
     let (net, _) = random_network(&architecture, &data, DType::F32);
     let Inputs { x, s, t, labels } = inputs(&data, DType::F32)?;
     let recorded = Recorded::new(net.as_ref());
-    let variable = Dual::constant(candle_core::Var::from_tensor(&x)?.as_tensor());
-    assert!(recorded.velocity(&variable, &Dual::constant(&s), &Dual::constant(&t), &labels).is_err());
-    recorded.velocity(&Dual::constant(&x), &Dual::constant(&s), &Dual::constant(&t), &labels)?;
-    assert!(recorded.gradients(&s.sum_all()?.backward()?)?.is_empty());
+    let variable = Dual::constant(candle_core::Var::from_tensor(&s)?.as_tensor());
+    let [x, s, t] = [x, s, t].map(|v| Dual::new(v.clone(), v));
+    assert!(recorded.velocity(&x, &variable, &t, &labels).is_err());
+    let (live, stopped) =
+        (recorded.velocity(&x, &s, &t, &labels)?, Stopped(net.as_ref()).velocity(&x, &s, &t, &labels)?);
+    assert!(!stopped.primal.track_op() && live.primal.track_op());
+    for (live, stopped) in [(live.primal, stopped.primal), (live.tangent.unwrap(), stopped.tangent.unwrap())] {
+        assert_eq!(live.flatten_all()?.to_vec1::<f32>()?, stopped.flatten_all()?.to_vec1::<f32>()?);
+    }
+    let s = s.primal;
+    assert!(recorded.gradients(s.sum_all()?.backward()?)?.is_empty());
     Ok(())
 }
 

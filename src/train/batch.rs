@@ -7,6 +7,7 @@ use candle_core::{Device, Result, Tensor};
 use super::pairs::Pairs;
 use super::recipe::Recipe;
 use crate::data::Source;
+use crate::flow::Interpolant;
 use crate::flow::noise::{self, Stream};
 
 /// Rows of one micro-batch.
@@ -19,28 +20,43 @@ pub(super) struct Rows {
     pub s: Tensor,
     /// End times, `(B,)`.
     pub t: Tensor,
+    /// Uniform numbers that an objective may want, `(B,)`.
+    pub u: Tensor,
     /// Classes, u32 `(B,)`; the null class is the number of classes.
     pub labels: Tensor,
+    /// Weights of the rows' losses, `(B,)`; all one where there are none.
+    pub weight: Option<Tensor>,
     /// Whether `s = t` in every row.
     pub diagonal: bool,
 }
 
 impl Rows {
-    /// The interpolant at the start times, `I_s = (1 - s) x₀ + s x₁`.
-    pub(super) fn interpolant(&self) -> Result<Tensor> {
-        let mut shape = vec![1; self.x0.rank()];
-        shape[0] = self.x0.dim(0)?;
-        let s = self.s.reshape(shape)?;
-        &self.x0 + (&self.x1 - &self.x0)?.broadcast_mul(&s)?
+    /// The interpolant at times `(B,)`, `I_t = (1 - t) x₀ + t x₁`.
+    pub(super) fn interpolant(&self, time: &Tensor) -> Result<Tensor> {
+        &self.x0 + self.rate()?.broadcast_mul(&per_row(time, &self.x0)?)?
     }
+
+    /// Its rate, `İ_t = x₁ - x₀`.
+    pub(super) fn rate(&self) -> Result<Tensor> {
+        &self.x1 - &self.x0
+    }
+}
+
+/// Numbers of rows `(B,)` as `(B, 1, …)`, so that they broadcast over the rows of `like`.
+pub(super) fn per_row(numbers: &Tensor, like: &Tensor) -> Result<Tensor> {
+    let mut shape = vec![1; like.rank()];
+    shape[0] = numbers.dim(0)?;
+    numbers.reshape(shape)
 }
 
 /// What rows are drawn from.
 pub(super) struct Draw<'a> {
     /// The data.
     pub source: &'a dyn Source,
-    /// The distribution of times.
+    /// The distribution of times, on the interpolant's clock.
     pub pairs: Pairs,
+    /// Whose clock it is, and how errors are weighed.
+    pub interpolant: Interpolant,
     /// The run's seed.
     pub seed: u64,
     /// Rows of a whole step.
@@ -54,8 +70,8 @@ pub(super) struct Draw<'a> {
 impl<'a> Draw<'a> {
     /// What `recipe` says about rows of `source` at times of `pairs`.
     pub(super) fn new(recipe: &Recipe, source: &'a dyn Source, pairs: Pairs) -> Self {
-        let &Recipe { seed, batch, noise_scale, class_dropout, .. } = recipe;
-        Self { source, pairs, seed, batch, noise_scale, class_dropout }
+        let &Recipe { seed, batch, noise_scale, class_dropout, interpolant, .. } = recipe;
+        Self { source, pairs, interpolant, seed, batch, noise_scale, class_dropout }
     }
 
     /// Rows `rows` of step `step`.
@@ -66,7 +82,8 @@ impl<'a> Draw<'a> {
     pub(super) fn rows(&self, step: u64, rows: Range<usize>, device: &Device) -> Result<Rows> {
         let (count, elements) = (rows.len(), self.source.shape().iter().product::<usize>());
         let (mut x0, mut x1) = (vec![0f32; count * elements], vec![0f32; count * elements]);
-        let (mut s, mut t, mut labels) = (Vec::with_capacity(count), Vec::with_capacity(count), Vec::new());
+        let (mut s, mut t, mut u, mut weight) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut labels = Vec::with_capacity(count);
         let slots = x0.chunks_exact_mut(elements).zip(x1.chunks_exact_mut(elements));
         for (row, (noise, data)) in rows.zip(slots) {
             let mut stream = Stream::new(step_key(self.seed, step), row as u32, noise::stream::TRAINING);
@@ -74,18 +91,22 @@ impl<'a> Draw<'a> {
             let hidden = stream.uniform() < self.class_dropout;
             labels.push(if hidden { self.source.classes().len() as u32 } else { label });
             let (start, end) = self.pairs.draw(row, self.batch, || stream.uniform());
-            s.push(start as f32);
-            t.push(end as f32);
+            s.push(self.interpolant.to_linear(start) as f32);
+            t.push(self.interpolant.to_linear(end) as f32);
+            weight.push(self.interpolant.speed(end).powi(2) as f32);
             stream.fill_normal(noise);
             noise.iter_mut().for_each(|v| *v *= self.noise_scale);
+            u.push(stream.uniform() as f32);
         }
         let shape: Vec<usize> = std::iter::once(count).chain(self.source.shape().iter().copied()).collect();
-        let diagonal = s == t;
+        let (diagonal, weighed) = (s == t, self.interpolant != Interpolant::Linear);
         Ok(Rows {
             x0: Tensor::from_vec(x0, shape.as_slice(), device)?,
             x1: Tensor::from_vec(x1, shape.as_slice(), device)?,
             s: Tensor::from_vec(s, count, device)?,
             t: Tensor::from_vec(t, count, device)?,
+            u: Tensor::from_vec(u, count, device)?,
+            weight: weighed.then(|| Tensor::from_vec(weight, count, device)).transpose()?,
             labels: Tensor::from_vec(labels, count, device)?,
             diagonal,
         })

@@ -3,7 +3,8 @@
 use candle_core::{DType, Device, Tensor, Var};
 
 use super::batch::{Draw, Rows};
-use super::objective::Objective;
+use super::before::Before;
+use super::objective::{Objective, Student};
 use super::optimiser::Optimiser;
 use super::recipe::Recipe;
 use super::weighting::{PREFIX, Weighting};
@@ -11,7 +12,7 @@ use crate::checkpoint::manifest::DataSpec;
 use crate::error::{Error, Result};
 use crate::flow::FlowMap;
 use crate::model::kernels::buffer;
-use crate::model::{Initialiser, Learn, Recorded, Workers, build};
+use crate::model::{Initialiser, Learn, Recorded, Stopped, Workers, build};
 
 /// Weights in training.
 pub(super) struct Learner {
@@ -24,6 +25,8 @@ pub(super) struct Learner {
     /// The exponential moving average of the values.
     pub(super) average: Vec<Vec<f32>>,
     pub(super) optimiser: Optimiser,
+    /// The network of the stage before, for objectives that have stages.
+    pub(super) before: Option<Before>,
     micro_batch: usize,
     clip: Option<f64>,
     ema_decay: f64,
@@ -52,6 +55,7 @@ impl Learner {
             net,
             weighting,
             average: weights.clone(),
+            before: recipe.objective.has_stages().then(|| Before::new(recipe, data)).transpose()?,
             optimiser: Optimiser::new(recipe.optimiser, &sizes),
             weights,
             vars,
@@ -103,6 +107,9 @@ impl Learner {
         factor: f64,
     ) -> Result<Measured> {
         let step = self.optimiser.steps;
+        if let Some(before) = &mut self.before {
+            before.enter(objective.stage(step), &self.average)?;
+        }
         let parts = workers.map(0..draw.batch / self.micro_batch, |index| {
             let from = index * self.micro_batch;
             let rows = draw.rows(step, from..from + self.micro_batch, &Device::Cpu)?;
@@ -142,22 +149,32 @@ impl Learner {
 
     /// The share of one micro-batch in the gradient of a batch of `batch` rows.
     fn gradient(&self, objective: &dyn Objective, rows: &Rows, batch: usize) -> Result<Gradient> {
-        let net = Recorded::new(self.net.as_ref());
-        let residual = objective.residual(&net, rows)?;
+        let (net, stopped) = (Recorded::new(self.net.as_ref()), Stopped(self.net.as_ref()));
+        let before = self.before.as_ref().and_then(Before::network);
+        let before = before.as_ref().map(|net| net as &dyn FlowMap);
+        let residual = objective.residual(&Student { live: &net, stopped: &stopped, before }, rows)?;
         let loss = residual.sqr()?.flatten_from(1)?.mean(1)?;
+        let loss = match &rows.weight {
+            Some(weight) => (loss * weight)?,
+            None => loss,
+        };
         let raw: f32 = loss.sum_all()?.to_scalar()?;
         let weighed = match &self.weighting {
             Some(weighting) => weighting.apply(&loss, &rows.s, &rows.t)?,
             None => loss,
         };
         let gradients = (weighed.sum_all()? / batch as f64)?.backward()?;
-        let mut of_network = net.gradients(&gradients)?;
-        let mut of = |(_, var): &(String, Var)| match (of_network.remove(&var.id()), gradients.get(var)) {
-            (Some(gradient), _) => Ok(gradient),
-            (None, Some(gradient)) => Ok(buffer::copy(&gradient.flatten_all()?.to_vec1()?)),
-            (None, None) => Ok(buffer::zeros(var.elem_count())),
-        };
-        let tensors = self.vars.iter().map(&mut of).collect::<Result<_>>()?;
+        // Only the weights of the loss's own head are tensors of its graph.
+        let of_head = self.vars.iter().map(|(_, var)| gradients.get(var).cloned()).collect::<Vec<_>>();
+        let mut of_network = net.gradients(gradients)?;
+        let tensors = self.vars.iter().zip(of_head).map(|((_, var), of_head)| {
+            Ok(match (of_network.remove(&var.id()), of_head) {
+                (Some(gradient), _) => gradient,
+                (None, Some(gradient)) => buffer::copy(&gradient.flatten_all()?.to_vec1()?),
+                (None, None) => buffer::zeros(var.elem_count()),
+            })
+        });
+        let tensors = tensors.collect::<Result<_>>()?;
         Ok(Gradient { loss: f64::from(raw) / batch as f64, tensors })
     }
 
@@ -179,7 +196,7 @@ impl Learner {
     }
 }
 
-fn set(var: &Var, values: &[f32]) -> Result<()> {
+pub(super) fn set(var: &Var, values: &[f32]) -> Result<()> {
     Ok(var.set(&Tensor::from_slice(values, var.dims(), var.device())?)?)
 }
 

@@ -15,24 +15,69 @@ pub(super) enum Pairs {
         /// Fraction of the others with `s = 0` and `t` uniform; the rest is uniform on the triangle.
         from_noise: f64,
     },
+    /// `s <= t <= s + width`.
+    Window {
+        /// Fraction of rows with `s = t`.
+        diagonal: f64,
+        /// Longest jump.
+        width: f64,
+    },
+    /// All of `[0, 1]²`, uniform.
+    Square {
+        /// Fraction of rows with `s = t`.
+        diagonal: f64,
+    },
+    /// `t = 1`, `s` uniform.
+    End,
+    /// `t = s + 2^{-k}`, `s` a multiple of it, every `k` as often.
+    Dyadic {
+        /// Fraction of rows with `s = t`, uniform.
+        diagonal: f64,
+        /// Smallest `k`: the longest jump.
+        coarsest: u32,
+        /// Largest `k`.
+        finest: u32,
+    },
 }
 
 impl Pairs {
     /// The times of `row` of `rows`, from uniform numbers in (0, 1).
     pub(super) fn draw(self, row: usize, rows: usize, mut random: impl FnMut() -> f64) -> (f64, f64) {
         let (a, b) = (random(), random());
+        if (row as f64) < self.diagonal() * rows as f64 {
+            return (a, a);
+        }
         match self {
             Self::Diagonal => (a, a),
-            Self::Triangle { diagonal, from_noise } => {
-                let place = row as f64 / rows as f64;
-                if place < diagonal {
-                    (a, a)
-                } else if random() < from_noise {
-                    (0.0, a)
-                } else {
-                    (a.min(b), a.max(b))
-                }
+            Self::Triangle { from_noise, .. } => match random() < from_noise {
+                true => (0.0, a),
+                false => (a.min(b), a.max(b)),
+            },
+            Self::Window { width, .. } => {
+                let length = a * width;
+                let start = b * (1.0 - length);
+                (start, start + length)
             }
+            Self::Square { .. } => (a, b),
+            Self::End => (a, 1.0),
+            Self::Dyadic { coarsest, finest, .. } => {
+                let levels = f64::from(finest - coarsest + 1);
+                let length = 2f64.powf(-(f64::from(coarsest) + (a * levels).floor()));
+                let start = (b / length).floor() * length;
+                (start, start + length)
+            }
+        }
+    }
+
+    /// The fraction of rows with `s = t`: the first of a batch.
+    fn diagonal(self) -> f64 {
+        match self {
+            Self::Diagonal => 1.0,
+            Self::End => 0.0,
+            Self::Triangle { diagonal, .. }
+            | Self::Window { diagonal, .. }
+            | Self::Square { diagonal }
+            | Self::Dyadic { diagonal, .. } => diagonal,
         }
     }
 
@@ -40,7 +85,8 @@ impl Pairs {
     pub(super) fn legal(self) -> TimePairs {
         match self {
             Self::Diagonal => TimePairs::Diagonal,
-            Self::Triangle { .. } => TimePairs::Triangle,
+            Self::Triangle { .. } | Self::Window { .. } | Self::End | Self::Dyadic { .. } => TimePairs::Triangle,
+            Self::Square { .. } => TimePairs::Square,
         }
     }
 }

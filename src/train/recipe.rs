@@ -1,6 +1,8 @@
 //! A recipe: everything that decides what a training run makes, in one TOML file.
 
-use std::path::{Path, PathBuf};
+mod objective;
+
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +11,9 @@ use super::schedule::Schedule;
 use crate::checkpoint::{Architecture, Precision};
 use crate::data::DataSource;
 use crate::error::{Error, Result};
+use crate::flow::Interpolant;
+
+pub(super) use objective::ObjectiveRecipe;
 
 /// A training recipe. Strict: an unknown field is an error.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,6 +35,10 @@ pub struct Recipe {
     /// Fraction of rows whose class is replaced by the null class.
     #[serde(default)]
     pub class_dropout: f64,
+    /// Whose clock times are uniform on, and whose velocities the loss measures. The network is always that of the
+    /// linear interpolant, to which all others are equivalent.
+    #[serde(default)]
+    pub interpolant: Interpolant,
     /// Largest norm of the gradient; longer ones are scaled down to it.
     pub clip: Option<f64>,
     /// Decay of the exponential moving average of the weights, which is what the checkpoint holds.
@@ -51,25 +60,6 @@ pub struct Recipe {
     pub schedule: Schedule,
     /// How often to write what.
     pub every: Intervals,
-}
-
-/// The objective of a recipe.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum ObjectiveRecipe {
-    /// A velocity field by flow matching.
-    FlowMatching {},
-    /// A flow map by Lagrangian map distillation from a velocity field.
-    Lmd {
-        /// Folder of the teacher's checkpoint. The student starts from its weights.
-        teacher: PathBuf,
-        /// Fraction of rows on the diagonal `s = t`, where the student learns the teacher's velocity.
-        diagonal: f64,
-        /// Fraction of the other rows that start at `s = 0`, as every sample does.
-        from_noise: f64,
-        /// Whether the gradient is stopped at the teacher's input `X_{s,t}(I_s)`.
-        stop_gradient: bool,
-    },
 }
 
 /// How often to write what, in steps.
@@ -108,10 +98,6 @@ impl Recipe {
     fn problems(&self) -> Vec<String> {
         let fraction = |v: f64| (0.0..=1.0).contains(&v);
         let positive = |v: u64| v > 0;
-        let pairs_are_sound = match self.objective {
-            ObjectiveRecipe::FlowMatching {} => true,
-            ObjectiveRecipe::Lmd { diagonal, from_noise, .. } => fraction(diagonal) && fraction(from_noise),
-        };
         let rules = [
             (positive(self.steps), "steps must be at least 1"),
             (self.micro_batch > 0 && self.batch > 0, "batch and micro_batch must be at least 1"),
@@ -120,14 +106,21 @@ impl Recipe {
             (fraction(self.class_dropout), "class_dropout must be in [0, 1]"),
             (self.clip.is_none_or(|c| c > 0.0), "clip must be positive"),
             ((0.0..1.0).contains(&self.ema_decay), "ema_decay must be in [0, 1)"),
-            (pairs_are_sound, "objective: diagonal and from_noise must be in [0, 1]"),
+            (
+                self.interpolant == Interpolant::Linear || !self.objective.has_grid(),
+                "interpolant: an objective on a dyadic grid needs the linear one",
+            ),
             (
                 positive(self.every.log) && positive(self.every.save) && positive(self.every.sample),
                 "every: log, save and sample must be at least 1",
             ),
         ];
         let broken = rules.into_iter().filter(|(holds, _)| !holds).map(|(_, problem)| problem.to_owned());
-        broken.chain(self.optimiser.problems()).chain(self.schedule.problems()).collect()
+        broken
+            .chain(self.objective.problems())
+            .chain(self.optimiser.problems())
+            .chain(self.schedule.problems())
+            .collect()
     }
 }
 

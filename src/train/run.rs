@@ -8,19 +8,17 @@ use candle_core::{Device, Tensor};
 
 use super::batch::Draw;
 use super::learner::Learner;
-use super::objective::{FlowMatching, Lmd, Objective};
-use super::pairs::Pairs;
-use super::recipe::{ObjectiveRecipe, Recipe};
+use super::objective::{Objective, choose};
+use super::recipe::Recipe;
 use super::report::Report;
 use super::samples;
 use super::state::{self, Origin};
 use crate::checkpoint::manifest::SCHEMA_VERSION;
 use crate::checkpoint::{Checkpoint, DataSpec, Manifest, TimeConvention, TrainingRecord, WeightsRecord};
 use crate::data::{Source, Split};
-use crate::domain::Guidance;
+use crate::domain::{Guidance, TimePairs};
 use crate::error::{Error, Result};
-use crate::flow::FlowMap;
-use crate::model::{self, Workers};
+use crate::model::Workers;
 
 /// Largest guidance scale that a trained checkpoint accepts where rows trained without their class allow guidance.
 const GUIDANCE_MAX: f32 = 8.0;
@@ -113,7 +111,7 @@ impl Training {
             self.step(&mut report)?;
             let step = self.learner.optimiser.steps;
             if step.is_multiple_of(every.sample) || step == steps {
-                let sampler = self.objective.pairs().legal().default_sampler();
+                let sampler = self.legal().default_sampler();
                 let picture = self
                     .learner
                     .with_average(|net| samples::picture(net, sampler, self.source.as_ref(), &self.recipe))?;
@@ -130,7 +128,7 @@ impl Training {
 
     fn step(&mut self, report: &mut Report) -> Result<()> {
         let recipe = &self.recipe;
-        let draw = Draw::new(recipe, self.source.as_ref(), self.objective.pairs());
+        let draw = Draw::new(recipe, self.source.as_ref(), self.objective.pairs(self.learner.optimiser.steps));
         let factor = recipe.schedule.factor(self.learner.optimiser.steps, recipe.steps);
         let measured = self.learner.step(&self.workers, self.objective.as_ref(), &draw, factor)?;
         report.step(&measured);
@@ -153,6 +151,11 @@ impl Training {
         state::save(&state_path(&self.out), &self.learner, &origin)
     }
 
+    /// The pairs at which the network of the last step may be asked.
+    fn legal(&self) -> TimePairs {
+        self.objective.pairs(self.learner.optimiser.steps.saturating_sub(1)).legal()
+    }
+
     fn manifest(&self) -> Manifest {
         let recipe = &self.recipe;
         let steps = self.learner.optimiser.steps;
@@ -166,7 +169,7 @@ impl Training {
             noise_scale: recipe.noise_scale,
             time_convention: TimeConvention::Noise0Data1,
             guidance: if guided { Guidance::TwoCall { max: GUIDANCE_MAX } } else { Guidance::None },
-            time_pairs: self.objective.pairs().legal(),
+            time_pairs: self.legal(),
             training: TrainingRecord {
                 objective: self.objective.name().to_owned(),
                 steps,
@@ -182,27 +185,15 @@ impl Training {
 
 /// The checkpoint that a recipe distils.
 fn teacher(recipe: &Recipe) -> Result<Option<Checkpoint>> {
-    match &recipe.objective {
-        ObjectiveRecipe::FlowMatching {} => Ok(None),
-        ObjectiveRecipe::Lmd { teacher, .. } => Checkpoint::read(teacher).map(Some),
-    }
+    recipe.objective.teacher().map(Checkpoint::read).transpose()
 }
 
 /// The objective of a recipe for data of `data`'s kind.
 pub(super) fn objective(recipe: &Recipe, data: &DataSpec, teacher: Option<&Checkpoint>) -> Result<Box<dyn Objective>> {
-    let (ObjectiveRecipe::Lmd { diagonal, from_noise, stop_gradient, .. }, Some(checkpoint)) =
-        (&recipe.objective, teacher)
-    else {
-        return Ok(Box::new(FlowMatching));
-    };
-    check_teacher(checkpoint, recipe, data)?;
-    // Only a gradient that goes on through the teacher needs it as tensors.
-    let teacher: Box<dyn FlowMap> = match stop_gradient {
-        true => Box::new(model::load(checkpoint, &Device::Cpu)?),
-        false => model::load_eager(checkpoint, &Device::Cpu)?,
-    };
-    let pairs = Pairs::Triangle { diagonal: *diagonal, from_noise: *from_noise };
-    Ok(Box::new(Lmd { teacher, pairs, stop_gradient: *stop_gradient }))
+    if let (Some(_), Some(teacher)) = (recipe.objective.teacher(), teacher) {
+        check_teacher(teacher, recipe, data)?;
+    }
+    choose(&recipe.objective, teacher)
 }
 
 /// A velocity field of other data or other noise would be distilled without a word into a wrong flow map.

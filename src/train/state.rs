@@ -11,9 +11,11 @@ use crate::checkpoint::atomic::write_file;
 use crate::error::{Error, Result};
 
 /// Format of the file.
-const VERSION: &str = "1";
+const VERSION: &str = "2";
 /// The lists of values that make a state.
 const PARTS: [&str; 4] = ["weights", "average", "first", "second"];
+/// One more, where the objective has stages.
+const BEFORE: &str = "before";
 
 /// What a state was made from.
 pub(super) struct Origin<'a> {
@@ -34,10 +36,12 @@ pub(super) fn save(path: &Path, learner: &Learner, origin: &Origin<'_>) -> Resul
         ("step".to_owned(), learner.optimiser.steps.to_string()),
         ("recipe".to_owned(), origin.text.to_owned()),
         ("teacher".to_owned(), origin.teacher.to_owned()),
+        ("stage".to_owned(), learner.before.as_ref().map_or(0, |before| before.stage).to_string()),
     ]);
     let lists = [&learner.weights, &learner.average, &learner.optimiser.first, &learner.optimiser.second];
+    let before = learner.before.as_ref().map(|before| (&BEFORE, &before.values));
     let mut tensors = Vec::new();
-    for (part, list) in PARTS.iter().zip(lists) {
+    for (part, list) in PARTS.iter().zip(lists).chain(before) {
         for ((name, shape), values) in learner.tensors().zip(list) {
             let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
             tensors.push((format!("{part}.{name}"), shape.to_vec(), bytes));
@@ -78,11 +82,13 @@ pub(super) fn load(path: &Path, learner: &mut Learner, origin: &Origin<'_>) -> R
         return Err(broken("the state was made with another teacher".into()));
     }
     let steps = entry("step")?.parse().map_err(|_| broken("the state's step is not a number".into()))?;
+    let stage = entry("stage")?.parse().map_err(|_| broken("the state's stage is not a number".into()))?;
     let names: Vec<String> = learner.tensors().map(|(name, _)| name.to_owned()).collect();
     let optimiser = &mut learner.optimiser;
     optimiser.steps = steps;
     let lists = [&mut learner.weights, &mut learner.average, &mut optimiser.first, &mut optimiser.second];
-    for (part, list) in PARTS.iter().zip(lists) {
+    let before = learner.before.as_mut().map(|before| (&BEFORE, &mut before.values));
+    for (part, list) in PARTS.iter().zip(lists).chain(before) {
         for (name, values) in names.iter().zip(list) {
             let view = file.tensor(&format!("{part}.{name}")).map_err(|e| broken(e.to_string()))?;
             let (words, rest) = view.data().as_chunks::<4>();
@@ -91,6 +97,10 @@ pub(super) fn load(path: &Path, learner: &mut Learner, origin: &Origin<'_>) -> R
             }
             values.iter_mut().zip(words).for_each(|(value, word)| *value = f32::from_le_bytes(*word));
         }
+    }
+    if let Some(before) = &mut learner.before {
+        before.stage = stage;
+        before.publish()?;
     }
     learner.publish()
 }

@@ -1,97 +1,11 @@
-//! A run is a pure function of its recipe; objectives vanish where the mathematics says so.
+//! A run is a pure function of its recipe.
 
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use candle_core::{DType, Device, Result as CandleResult, Tensor, Var};
-
-use super::batch::Rows;
-use super::objective::{FlowMatching, Lmd, Objective};
-use super::pairs::Pairs;
 use super::*;
 use crate::checkpoint::Checkpoint;
-use crate::flow::map::jump_and_dt;
-use crate::flow::noise::Stream;
-use crate::flow::{Dual, FlowMap, GaussianFlow};
-
-const FLOW: GaussianFlow = GaussianFlow { noise: 1.0, mean: 0.4, data: 0.5 };
-
-/// Rows of the Gaussian flow, `(count, 1)` in f64, at times drawn from `pairs`.
-fn gaussian_rows(pairs: Pairs, count: usize) -> CandleResult<Rows> {
-    let mut stream = Stream::new(9, 0, 5);
-    let times: Vec<_> = (0..count).map(|row| pairs.draw(row, count, || stream.uniform())).collect();
-    let normal = |index: u32, mean: f64, deviation: f64| {
-        let mut values = vec![0.0; count];
-        Stream::new(9, index, 5).fill_normal(&mut values);
-        Tensor::from_vec(values, (count, 1), &Device::Cpu)?.to_dtype(DType::F64)?.affine(deviation, mean)
-    };
-    let column =
-        |f: fn(&(f64, f64)) -> f64| Tensor::from_vec(times.iter().map(f).collect::<Vec<f64>>(), count, &Device::Cpu);
-    Ok(Rows {
-        x0: normal(1, 0.0, FLOW.noise)?,
-        x1: normal(2, FLOW.mean, FLOW.data)?,
-        s: column(|t| t.0)?,
-        t: column(|t| t.1)?,
-        labels: Tensor::zeros(count, DType::U32, &Device::Cpu)?,
-        diagonal: times.iter().all(|(s, t)| s == t),
-    })
-}
-
-#[test]
-fn lagrangian_distillation_vanishes_at_the_exact_flow_map() -> CandleResult<()> {
-    for (diagonal, stop_gradient) in [(0.0, false), (0.5, true), (1.0, true)] {
-        let pairs = Pairs::Triangle { diagonal, from_noise: 0.3 };
-        let lmd = Lmd { teacher: Box::new(FLOW), pairs, stop_gradient };
-        let residual = lmd.residual(&FLOW, &gaussian_rows(pairs, 200)?)?;
-        assert!(residual.abs()?.max_all()?.to_scalar::<f64>()? < 1e-12);
-        // A map to another distribution is not a zero of it.
-        let other = GaussianFlow { data: 0.6, ..FLOW };
-        let residual = lmd.residual(&other, &gaussian_rows(pairs, 200)?)?;
-        assert!(residual.abs()?.mean_all()?.to_scalar::<f64>()? > 1e-3);
-    }
-    Ok(())
-}
-
-/// The loss of the exact velocity is `E Var(İ | I) = s₀² s₁² / S_t²`, and any other velocity has a larger one.
-#[test]
-fn flow_matching_has_its_floor_at_the_exact_velocity() -> CandleResult<()> {
-    let rows = gaussian_rows(Pairs::Diagonal, 100_000)?;
-    let loss = |flow: &GaussianFlow| FlowMatching.residual(flow, &rows)?.sqr()?.mean_all()?.to_scalar::<f64>();
-    let variance = |t: f64| (FLOW.noise * FLOW.data / FLOW.deviation(t)).powi(2);
-    let floor = rows.t.to_vec1::<f64>()?.into_iter().map(variance).sum::<f64>() / 100_000.0;
-    let exact = loss(&FLOW)?;
-    assert!((exact / floor - 1.0).abs() < 0.02, "{exact} {floor}");
-    assert!(loss(&GaussianFlow { data: 0.6, ..FLOW })? > exact && loss(&GaussianFlow { mean: 0.3, ..FLOW })? > exact);
-    Ok(())
-}
-
-/// With the gradient stopped, only the derivative of the student's map is moved; without, the teacher's argument too.
-#[test]
-fn the_gradient_through_the_teacher_can_be_stopped() -> CandleResult<()> {
-    /// The exact map of the flow, scaled by a weight.
-    struct Scaled(Var);
-
-    impl FlowMap for Scaled {
-        fn velocity(&self, x: &Dual, s: &Dual, t: &Dual, labels: &Tensor) -> CandleResult<Dual> {
-            FLOW.velocity(x, s, t, labels)?.mul(&Dual::constant(self.0.as_tensor()))
-        }
-    }
-
-    let net = Scaled(Var::new(&[0.8f64], &Device::Cpu)?);
-    let pairs = Pairs::Triangle { diagonal: 0.0, from_noise: 0.0 };
-    let rows = gaussian_rows(pairs, 50)?;
-    let slope = |stop_gradient| {
-        let residual = Lmd { teacher: Box::new(FLOW), pairs, stop_gradient }.residual(&net, &rows)?;
-        let gradients = residual.sum_all()?.backward()?;
-        gradients.get(&net.0).unwrap().get(0)?.to_scalar::<f64>()
-    };
-    let rate = jump_and_dt(&net, &rows.interpolant()?, &rows.s, &rows.t, &rows.labels)?.1;
-    let of_rate = rate.sum_all()?.backward()?.get(&net.0).unwrap().get(0)?.to_scalar::<f64>()?;
-    assert!((slope(true)? - of_rate).abs() < 1e-9);
-    assert!((slope(false)? - of_rate).abs() > 1e-2);
-    Ok(())
-}
 
 fn recipe(objective: &str, steps: u64) -> String {
     format!(
@@ -220,4 +134,54 @@ fn the_shipped_recipes_are_sound() {
     let recipes: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert!(recipes.len() >= 4);
     recipes.iter().for_each(|path| drop(Recipe::read(path).unwrap()));
+}
+
+const OBJECTIVES: [&str; 14] = [
+    r#"{ kind = "emd", TEACHER, diagonal = 0.25, from_noise = 0.5, stop_gradient = false }"#,
+    r#"{ kind = "emd", TEACHER, diagonal = 0.25, from_noise = 0.5, stop_gradient = true }"#,
+    r#"{ kind = "pfmm", TEACHER, diagonal = 0.25, stage_steps = 3, first_window = 0.25 }"#,
+    r#"{ kind = "progressive_distillation", TEACHER, diagonal = 0.25, stage_steps = 3, levels = 2 }"#,
+    r#"{ kind = "trajectories", TEACHER, diagonal = 0.25, from_noise = 1.0, steps = 2 }"#,
+    r#"{ kind = "consistency_distillation", TEACHER, points = 16 }"#,
+    r#"{ kind = "consistency_training", points = 16 }"#,
+    r#"{ kind = "fmm", diagonal = 0.25 }"#,
+    r#"{ kind = "lsd", diagonal = 0.5, from_noise = 0.5 }"#,
+    r#"{ kind = "esd", diagonal = 0.5, from_noise = 0.5 }"#,
+    r#"{ kind = "psd_m", diagonal = 0.5, from_noise = 0.5 }"#,
+    r#"{ kind = "psd_u", diagonal = 0.5, from_noise = 0.5 }"#,
+    r#"{ kind = "shortcut", diagonal = 0.75, levels = 7 }"#,
+    r#"{ kind = "mean_flow", diagonal = 0.5, from_noise = 0.5, power = 1.0, offset = 1e-3 }"#,
+];
+
+/// Every objective takes steps, and goes on after a stop as if there had been none, also from stage to stage.
+#[test]
+fn every_objective_trains_and_resumes() {
+    let dir = tempfile::tempdir().unwrap();
+    train(dir.path(), "teacher", &recipe(r#"{ kind = "flow_matching" }"#, 3), 1, false).unwrap();
+    let teacher = format!("teacher = {:?}", dir.path().join("teacher/checkpoint"));
+    for (index, objective) in OBJECTIVES.iter().enumerate() {
+        let objective = objective.replace("TEACHER", &teacher);
+        let name = |run: &str| format!("{run}-{index}");
+        let whole = train(dir.path(), &name("whole"), &recipe(&objective, 8), 1, false).unwrap();
+        train(dir.path(), &name("parts"), &recipe(&objective, 5), 2, false).unwrap();
+        let parts = train(dir.path(), &name("parts"), &recipe(&objective, 8), 2, true).unwrap();
+        assert_eq!(whole.manifest.weights, parts.manifest.weights, "{objective}");
+        assert!(whole.tensors.values().all(|w| w.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap() < 1e3));
+    }
+}
+
+/// Another interpolant is another clock: its velocities are those of the linear one, so the same weights are learned
+/// from it with other rows.
+#[test]
+fn interpolants_change_times_and_weights_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let linear = recipe(r#"{ kind = "flow_matching" }"#, 4);
+    let other = linear.replace("seed = 3", "seed = 3\n        interpolant = \"trigonometric\"");
+    let [linear, other] =
+        [("linear", linear), ("other", other)].map(|(name, text)| train(dir.path(), name, &text, 1, false).unwrap());
+    assert_ne!(linear.manifest.weights, other.manifest.weights);
+    let grid = recipe(r#"{ kind = "shortcut", diagonal = 0.5, levels = 2 }"#, 4)
+        .replace("seed = 3", "seed = 3\n        interpolant = \"trigonometric\"");
+    let problem = train(dir.path(), "grid", &grid, 1, false).unwrap_err().to_string();
+    assert!(problem.contains("interpolant: an objective on a dyadic grid needs the linear one"), "{problem}");
 }

@@ -41,7 +41,7 @@ impl Trial {
     /// # Errors
     /// [`Error::Compute`](crate::error::Error::Compute) when the loss or its gradient is not finite.
     pub fn step(&mut self, workers: &Workers) -> Result<f64> {
-        let draw = Draw::new(&self.recipe, self.source.as_ref(), self.objective.pairs());
+        let draw = Draw::new(&self.recipe, self.source.as_ref(), self.objective.pairs(self.learner.optimiser.steps));
         let factor = self.recipe.schedule.factor(self.learner.optimiser.steps, self.recipe.steps);
         Ok(self.learner.step(workers, self.objective.as_ref(), &draw, factor)?.loss)
     }

@@ -53,12 +53,17 @@ impl Array {
     /// A copy of a tensor as a constant.
     pub(super) fn constant(tensor: &Tensor) -> Result<Self> {
         if tensor.track_op() {
-            bail!("a recorded network back-propagates to its weights alone, not to its arguments");
+            bail!("a recorded network back-propagates to its weights and its states, not to times or tangents");
         }
+        Self::copy(tensor, None)
+    }
+
+    /// A copy of a tensor, with a gradient where it has a number.
+    pub(super) fn copy(tensor: &Tensor, id: Option<usize>) -> Result<Self> {
         let tensor = tensor.contiguous()?;
         let guard = tensor.storage_and_layout();
         let Storage::Cpu(storage) = &*guard.0 else { bail!("networks are recorded on the CPU only") };
-        Ok(Self::own(buffer::copy(slice(storage, guard.1)?), tensor.dims(), None))
+        Ok(Self::own(buffer::copy(slice(storage, guard.1)?), tensor.dims(), id))
     }
 
     pub(super) fn id(&self) -> Option<usize> {

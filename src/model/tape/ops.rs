@@ -1,6 +1,6 @@
 //! Operations on a tape.
 
-use candle_core::{D, Result, Tensor, bail};
+use candle_core::{D, DType, Result, Tensor, bail};
 
 use super::{Array, Tape, Taped};
 use crate::flow::Dual;
@@ -8,7 +8,7 @@ use crate::model::embedding::Sinusoids;
 use crate::model::image_layers::{Conv3x3, GroupNorm, Sides};
 use crate::model::kernels::{
     self, Attention, AttentionTangent, Concat, Convolution, Double, GatedAdd, Halve, LayerNorm, LayerNormTangent,
-    Linear as Product, LinearTangent, Modulate, Residual, Silu, SiluTangent, buffer,
+    Linear as Product, LinearTangent, Modulate, Residual, Silu, SiluTangent, Sinusoid, buffer,
 };
 use crate::model::layers::Linear;
 use crate::model::ops::Ops;
@@ -119,8 +119,12 @@ impl Ops for Tape {
     }
 
     fn sinusoids(&self, x: &Taped, sinusoids: &Sinusoids) -> Result<Taped> {
-        if [Some(&x.primal), x.tangent.as_ref()].into_iter().flatten().any(|x| x.id().is_some()) {
-            bail!("sinusoids are of constants: times and coordinates");
+        if x.primal.id().is_some() {
+            let frequencies = sinusoids.frequencies.to_dtype(DType::F32)?.to_vec1()?;
+            return match x.tangent {
+                None => Ok(Taped { primal: self.apply(Sinusoid { frequencies }, [&x.primal])?, tangent: None }),
+                Some(_) => bail!("sinusoids of states with both a gradient and a tangent are not differentiated twice"),
+            };
         }
         let dual =
             Dual { primal: x.primal.to_tensor()?, tangent: x.tangent.as_ref().map(Array::to_tensor).transpose()? };

@@ -26,7 +26,8 @@ impl<N: Network> Learn for N {
 /// A network whose passes are recorded.
 ///
 /// Its answers are variables: a loss made of them is differentiated as any tensor, and [`gradients`](Self::gradients)
-/// takes it on from there, by the tapes, to the weights.
+/// takes it on from there, by the tapes, to the weights. A pass may begin where another ended: gradients of its state go
+/// on to what the state was computed from.
 pub struct Recorded<'a> {
     net: &'a dyn Learn,
     passes: Mutex<Vec<Pass>>,
@@ -34,6 +35,8 @@ pub struct Recorded<'a> {
 
 struct Pass {
     tape: Tape,
+    /// The state that it began with, as a tensor and on the tape.
+    begin: (Tensor, Array),
     /// Arrays at its end, and the variables that stand for them.
     ends: Vec<(Array, Var)>,
 }
@@ -49,34 +52,50 @@ impl<'a> Recorded<'a> {
     ///
     /// # Errors
     /// Whatever the operations on the way report.
-    pub fn gradients(self, of_answers: &GradStore) -> Result<HashMap<TensorId, Vec<f32>>> {
+    pub fn gradients(self, of_answers: GradStore) -> Result<HashMap<TensorId, Vec<f32>>> {
         let mut sums: HashMap<TensorId, Vec<f32>> = HashMap::new();
-        for Pass { tape, ends } in self.passes.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            let mut seeds = Vec::new();
-            for (array, var) in ends {
-                if let Some(gradient) = of_answers.get(&var) {
-                    seeds.push((array, buffer::copy(&gradient.flatten_all()?.to_vec1::<f32>()?)));
-                }
+        // Later passes add to the gradients of the answers of earlier ones, which their states were made of.
+        let mut stores = vec![of_answers];
+        let passes = self.passes.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for Pass { tape, begin: (tensor, array), ends } in passes.into_iter().rev() {
+            let seeds = ends.iter().flat_map(|(array, var)| {
+                let of = |store: &GradStore| store.get(var).map(|gradient| seed(array, gradient));
+                stores.iter().filter_map(of).collect::<Vec<_>>()
+            });
+            let ends = tape.back(seeds.collect::<Result<_>>()?, &array)?;
+            for (id, gradient) in ends.weights {
+                add(&mut sums, id, gradient);
             }
-            for (id, gradient) in tape.back(seeds)? {
-                match sums.get_mut(&id) {
-                    None => drop(sums.insert(id, gradient)),
-                    Some(sum) => {
-                        sum.iter_mut().zip(&gradient).for_each(|(sum, g)| *sum += g);
-                        buffer::give(gradient);
-                    }
-                }
+            if let Some(gradient) = ends.state {
+                let gradient = Tensor::from_vec(gradient, tensor.dims(), tensor.device())?;
+                stores.push((tensor * gradient)?.sum_all()?.backward()?);
             }
         }
         Ok(sums)
     }
 }
 
+fn seed(array: &Array, gradient: &Tensor) -> Result<(Array, Vec<f32>)> {
+    Ok((array.clone(), buffer::copy(&gradient.flatten_all()?.to_vec1::<f32>()?)))
+}
+
+fn add(sums: &mut HashMap<TensorId, Vec<f32>>, id: TensorId, gradient: Vec<f32>) {
+    match sums.get_mut(&id) {
+        None => drop(sums.insert(id, gradient)),
+        Some(sum) => {
+            sum.iter_mut().zip(&gradient).for_each(|(sum, g)| *sum += g);
+            buffer::give(gradient);
+        }
+    }
+}
+
 impl FlowMap for Recorded<'_> {
     fn velocity(&self, x: &Dual, s: &Dual, t: &Dual, labels: &Tensor) -> Result<Dual> {
         let tape = Tape::default();
-        let [x, s, t] = [x, s, t].map(Taped::constant);
-        let arguments = Arguments { x: x?, s: s?, t: t?, labels: labels.clone() };
+        let state = tape.state(x)?;
+        let begin = (x.primal.clone(), state.primal.clone());
+        let [s, t] = [s, t].map(Taped::constant);
+        let arguments = Arguments { x: state, s: s?, t: t?, labels: labels.clone() };
         let answer = self.net.velocity_on(&tape, &arguments)?;
         let mut ends = Vec::new();
         let mut end = |array: Array| -> Result<Tensor> {
@@ -87,7 +106,20 @@ impl FlowMap for Recorded<'_> {
         };
         let primal = end(answer.primal)?;
         let tangent = answer.tangent.map(end).transpose()?;
-        self.passes.lock().unwrap_or_else(PoisonError::into_inner).push(Pass { tape, ends });
+        self.passes.lock().unwrap_or_else(PoisonError::into_inner).push(Pass { tape, begin, ends });
         Ok(Dual { primal, tangent })
+    }
+}
+
+/// A network whose answers are constants: it shares the weights of a recorded one, and gradients stop at it.
+pub struct Stopped<'a>(pub &'a dyn Learn);
+
+impl FlowMap for Stopped<'_> {
+    fn velocity(&self, x: &Dual, s: &Dual, t: &Dual, labels: &Tensor) -> Result<Dual> {
+        let tape = Tape::stopped();
+        let [s, t] = [s, t].map(Taped::constant);
+        let arguments = Arguments { x: tape.state(x)?, s: s?, t: t?, labels: labels.clone() };
+        let answer = self.0.velocity_on(&tape, &arguments)?;
+        Ok(Dual { primal: answer.primal.to_tensor()?, tangent: answer.tangent.map(|v| v.to_tensor()).transpose()? })
     }
 }

@@ -2,8 +2,9 @@
 
 use candle_core::{Result, Tensor};
 
-use super::Objective;
-use crate::flow::{Dual, FlowMap};
+use super::{Objective, Student};
+use crate::flow::FlowMap;
+use crate::flow::map::average_velocity;
 use crate::train::batch::Rows;
 use crate::train::pairs::Pairs;
 
@@ -17,13 +18,16 @@ impl Objective for FlowMatching {
         "flow_matching"
     }
 
-    fn pairs(&self) -> Pairs {
+    fn pairs(&self, _: u64) -> Pairs {
         Pairs::Diagonal
     }
 
-    fn residual(&self, net: &dyn FlowMap, rows: &Rows) -> Result<Tensor> {
-        let t = Dual::constant(&rows.t);
-        let v = net.velocity(&Dual::constant(&rows.interpolant()?), &t, &t, &rows.labels)?.primal;
-        v - (&rows.x1 - &rows.x0)?
+    fn residual(&self, student: &Student<'_>, rows: &Rows) -> Result<Tensor> {
+        velocity_residual(student.live, rows)
     }
+}
+
+/// `v_{s,s}(I_s) - İ_s`: what every objective without a teacher asks on the diagonal.
+pub(super) fn velocity_residual(net: &dyn FlowMap, rows: &Rows) -> Result<Tensor> {
+    average_velocity(net, &rows.interpolant(&rows.s)?, &rows.s, &rows.s, &rows.labels)? - rows.rate()?
 }

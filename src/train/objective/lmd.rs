@@ -3,9 +3,9 @@
 
 use candle_core::{Result, Tensor};
 
-use super::Objective;
-use crate::flow::map::jump_and_dt;
-use crate::flow::{Dual, FlowMap};
+use super::{Objective, Student};
+use crate::flow::FlowMap;
+use crate::flow::map::{average_velocity, jump_and_dt};
 use crate::train::batch::Rows;
 use crate::train::pairs::Pairs;
 
@@ -24,22 +24,20 @@ impl Objective for Lmd {
         "lmd"
     }
 
-    fn pairs(&self) -> Pairs {
+    fn pairs(&self, _: u64) -> Pairs {
         self.pairs
     }
 
-    fn residual(&self, net: &dyn FlowMap, rows: &Rows) -> Result<Tensor> {
-        let x = rows.interpolant()?;
+    fn residual(&self, student: &Student<'_>, rows: &Rows) -> Result<Tensor> {
+        let x = rows.interpolant(&rows.s)?;
         let (end, rate) = if rows.diagonal {
             // At s = t the map is the identity and its derivative the velocity: no tangent is needed.
-            let t = Dual::constant(&rows.t);
-            let v = net.velocity(&Dual::constant(&x), &t, &t, &rows.labels)?.primal;
+            let v = average_velocity(student.live, &x, &rows.t, &rows.t, &rows.labels)?;
             (x, v)
         } else {
-            jump_and_dt(net, &x, &rows.s, &rows.t, &rows.labels)?
+            jump_and_dt(student.live, &x, &rows.s, &rows.t, &rows.labels)?
         };
         let end = if self.stop_gradient { end.detach() } else { end };
-        let t = Dual::constant(&rows.t);
-        rate - self.teacher.velocity(&Dual::constant(&end), &t, &t, &rows.labels)?.primal
+        rate - average_velocity(self.teacher.as_ref(), &end, &rows.t, &rows.t, &rows.labels)?
     }
 }
