@@ -8,6 +8,7 @@ pub mod inspect;
 pub mod reproduce;
 pub mod serve;
 pub mod simulate;
+pub mod study;
 pub mod train;
 
 mod receipts;
@@ -40,6 +41,7 @@ enum Command {
     Config(config::Args),
     Train(train::Args),
     Eval(eval::Args),
+    Study(study::Args),
     Simulate(simulate::Args),
     Bench(bench::Args),
 }
@@ -58,6 +60,7 @@ impl Cli {
             Command::Config(args) => config::main(&args),
             Command::Train(args) => train::main(&args),
             Command::Eval(args) => eval::main(&args),
+            Command::Study(args) => study::main(&args),
             Command::Simulate(args) => simulate::main(&args),
             Command::Bench(args) => bench::main(&args),
         }

@@ -34,5 +34,6 @@ pub mod picture;
 pub mod scheduler;
 pub mod shutdown;
 pub mod simulate;
+pub mod study;
 pub mod telemetry;
 pub mod train;

@@ -36,17 +36,7 @@ pub struct Args {
 /// # Errors
 /// Whatever stopped the training; the last saved state is intact.
 pub fn main(args: &Args) -> Result<()> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        // In this order: the first signal finds the flag unset and sets it, the second finds it set and ends the process.
-        let armed = signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))
-            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)));
-        armed.map_err(|e| Error::Unavailable(format!("cannot handle signals: {e}")))?;
-    }
-    let threads = match args.threads {
-        Some(threads) => threads,
-        None => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-    };
+    let (stop, threads) = (stop_on_signals()?, threads_or_all(args.threads));
     let Args { recipe, out, resume, .. } = args;
     match run(&Run { recipe, out, resume: *resume, threads }, &stop)? {
         Outcome::Finished(folder) => println!("checkpoint written to {}", folder.display()),
@@ -55,4 +45,24 @@ pub fn main(args: &Args) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A flag that the first SIGINT or SIGTERM sets; the second ends the process.
+///
+/// # Errors
+/// [`Error::Unavailable`] where signals cannot be handled.
+pub(super) fn stop_on_signals() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        // In this order: the first signal finds the flag unset and sets it, the second finds it set and ends the process.
+        let armed = signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)));
+        armed.map_err(|e| Error::Unavailable(format!("cannot handle signals: {e}")))?;
+    }
+    Ok(stop)
+}
+
+/// As many threads as asked for, or as there are cores.
+pub(super) fn threads_or_all(threads: Option<usize>) -> usize {
+    threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
 }

@@ -87,7 +87,7 @@ impl Learner {
             }
             let tensor = find(name).filter(|tensor| tensor.dims() == var.dims());
             let tensor = tensor.ok_or_else(|| {
-                Error::Compute(format!("the teacher has no weight '{name}' of shape {:?}", var.dims()))
+                Error::Compute(format!("the network to start from has no weight '{name}' of shape {:?}", var.dims()))
             })?;
             *weights = tensor.flatten_all()?.to_vec1()?;
         }

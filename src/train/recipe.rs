@@ -2,7 +2,7 @@
 
 mod objective;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +23,10 @@ pub struct Recipe {
     pub description: String,
     /// Seed of initial weights, data order, noise and times.
     pub seed: u64,
+    /// Folder of the checkpoint whose weights the run begins with; without one those of the objective's teacher, and
+    /// without that fresh ones.
+    #[serde(default)]
+    pub start: Option<PathBuf>,
     /// Optimiser steps.
     pub steps: u64,
     /// Rows of one optimiser step.

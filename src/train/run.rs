@@ -93,8 +93,9 @@ impl Training {
         if state.exists() {
             return Err(Error::file(&state, "a run was begun here; add --resume to go on, or choose another --out"));
         }
-        if let Some(teacher) = teacher {
-            self.learner.warm_start(|name| teacher.tensors.get(name))?;
+        let start = self.recipe.start.as_deref().map(Checkpoint::read).transpose()?;
+        if let Some(start) = start.or(teacher) {
+            self.learner.warm_start(|name| start.tensors.get(name))?;
         }
         // Saved before any work is: what the recipe, the manifest or the disk forbid is known at once.
         self.save()
