@@ -34,6 +34,7 @@ pub(super) mod rows;
 mod silu;
 mod simd;
 pub mod team;
+pub(super) mod window;
 mod winograd;
 
 use crate::flow::dual::Dual;
