@@ -35,6 +35,7 @@ mod silu;
 mod simd;
 mod sinusoid;
 pub mod team;
+pub(super) mod window;
 mod winograd;
 
 use crate::flow::dual::Dual;

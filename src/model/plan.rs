@@ -164,6 +164,12 @@ impl Plan {
                 if all * step.kind.cost(width) < SHARED_COST {
                     return step.run(cx, 0, out, &scratch[0]);
                 }
+                if let Some(share) = step.kind.share(queries.len(), session.threads()) {
+                    return session.columns(out, [width, share], |thread, out| {
+                        let mut scratch = scratch[thread].lock().unwrap_or_else(PoisonError::into_inner);
+                        step.kind.run_columns(cx, out, &mut scratch);
+                    });
+                }
                 let share = all.div_ceil(session.threads()).next_multiple_of(step.kind.unit());
                 session.chunks(out, share * width, |thread, index, out| {
                     step.run(cx, index * share, out, &scratch[thread]);

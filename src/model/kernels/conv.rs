@@ -12,6 +12,7 @@ use super::matrix::{Mat, MatMut};
 use super::packed::{Epilogue, Packed, Panels, Place, Product, Store};
 use super::padded::Padded;
 use super::simd::{LANES, Simd, load_partial};
+use super::window::Window;
 use super::winograd::Winograd;
 use crate::model::sides::Sides;
 
@@ -121,8 +122,35 @@ impl Served {
     ) {
         match self {
             Self::Direct(conv) => conv.lines(images, lines, finish, out, scratch),
-            Self::Winograd(conv) => conv.forward(images, lines, finish, out, scratch),
+            Self::Winograd(conv) => {
+                let out = Window::new(out, finish.bias.len());
+                conv.forward(images, lines, finish, out, scratch);
+            }
         }
+    }
+
+    /// How many channels of a result of `images` each of `threads` had better compute, by
+    /// [`forward_columns`](Self::forward_columns); `None` where they had better share the lines.
+    pub(in crate::model) fn share(&self, images: usize, threads: usize) -> Option<usize> {
+        match self {
+            Self::Direct(_) => None,
+            Self::Winograd(conv) => conv.share(images, threads),
+        }
+    }
+
+    /// All lines of `count` images, but only the channels that are the window's columns: the same bits.
+    ///
+    /// Panics where [`share`](Self::share) gives none.
+    pub(in crate::model) fn forward_columns(
+        &self,
+        images: &[f32],
+        count: usize,
+        finish: Finish<'_>,
+        out: Window<'_>,
+        scratch: &mut [f32],
+    ) {
+        let Self::Winograd(conv) = self else { unreachable!("shared by channels though `share` gives none") };
+        conv.forward(images, 0..count * conv.height(), finish, out, scratch);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Group norm of one image for serving, with scale and shift and what follows it: three passes over the image.
 
 use super::simd::{LANES, Lanes, Simd, Task, dispatch, load_partial, math, store_partial};
+use super::window::Window;
 
 /// Vectors of channels that are summed side by side, so that the chains of additions hide each other's latency.
 const SIDE_BY_SIDE: usize = 2;
@@ -20,24 +21,32 @@ pub(in crate::model) struct GroupNorm<'a> {
     pub(in crate::model) eps: f32,
     /// Whether `x σ(x)` follows.
     pub(in crate::model) silu: bool,
-    /// The pixel at which `out` begins.
+    /// The pixel that is the first row of `out`.
     pub(in crate::model) first: usize,
-    /// Some of the pixels of the result.
-    pub(in crate::model) out: &'a mut [f32],
-    /// Twice `C`.
+    /// Some of the pixels of the result, or of whole groups of them, from a multiple of sixteen channels on.
+    pub(in crate::model) out: Window<'a>,
+    /// Twice as many as the channels of `out`.
     pub(in crate::model) scratch: &'a mut [f32],
+}
+
+/// How many channels each of `threads` had better normalise of an image, so that none sums what others sum; `None` where
+/// these are not whole groups.
+pub(in crate::model) fn share(channels: usize, groups: usize, threads: usize) -> Option<usize> {
+    let share = channels.div_ceil(threads).next_multiple_of(LANES);
+    (share < channels && share.is_multiple_of(channels / groups)).then_some(share)
 }
 
 impl GroupNorm<'_> {
     /// Computes it on this thread. Panics where the lengths do not go together.
     pub(in crate::model) fn run(self) {
-        let channels = self.w.len();
+        let (channels, part) = (self.w.len(), self.out.columns());
+        let each = channels / self.groups;
         assert_eq!(self.b.len(), channels, "scale and shift differ in length");
         assert!(channels.is_multiple_of(self.groups), "{channels} channels in {} groups", self.groups);
-        let end = self.first * channels + self.out.len();
-        assert!(end <= self.x.len() && self.out.len().is_multiple_of(channels), "a result of another length");
+        assert!(part.start.is_multiple_of(each) && part.end.is_multiple_of(each), "parts of groups in {part:?}");
+        assert!((self.first + self.out.rows()) * channels <= self.x.len(), "a result of another length");
         assert!(
-            self.x.len().is_multiple_of(channels) && self.scratch.len() == 2 * channels,
+            self.x.len().is_multiple_of(channels) && self.scratch.len() == 2 * part.len(),
             "another number of channels"
         );
         dispatch(self);
@@ -48,36 +57,47 @@ impl Task for GroupNorm<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        let channels = self.w.len();
+    fn run<S: Simd>(mut self, simd: S) {
+        let (channels, part) = (self.w.len(), self.out.columns());
         let each = channels / self.groups;
         let count = (self.x.len() / self.groups) as f32;
-        let (sums, means) = self.scratch.split_at_mut(channels);
-        column_sums::<S, false>(simd, self.x, means, sums);
+        let (sums, means) = std::mem::take(&mut self.scratch).split_at_mut(part.len());
+        let x = Pixels { x: self.x, channels, start: part.start };
+        column_sums::<S, false>(simd, x, means, sums);
         for (means, sums) in means.chunks_exact_mut(each).zip(sums.chunks_exact(each)) {
             means.fill(total(sums) / count);
         }
-        column_sums::<S, true>(simd, self.x, means, sums);
+        column_sums::<S, true>(simd, x, means, sums);
+        let (w, b) = (&self.w[part.clone()], &self.b[part.clone()]);
         let groups = sums.chunks_exact_mut(each).zip(means.chunks_exact_mut(each));
-        for ((slopes, shifts), (w, b)) in groups.zip(self.w.chunks_exact(each).zip(self.b.chunks_exact(each))) {
+        for ((slopes, shifts), (w, b)) in groups.zip(w.chunks_exact(each).zip(b.chunks_exact(each))) {
             let inverse = 1.0 / (total(slopes) / count + self.eps).sqrt();
             for c in 0..each {
                 slopes[c] = w[c] * inverse;
                 shifts[c] = b[c] - shifts[c] * slopes[c];
             }
         }
-        for (x, out) in self.x[self.first * channels..].chunks_exact(channels).zip(self.out.chunks_exact_mut(channels))
-        {
-            for start in (0..channels).step_by(LANES) {
-                let range = start..channels.min(start + LANES);
-                let slope = load_partial(simd, &sums[range.clone()], 0.0);
-                let shift = load_partial(simd, &means[range.clone()], 0.0);
-                let value = simd.mul_add(load_partial(simd, &x[range.clone()], 0.0), slope, shift);
+        for start in (0..part.len()).step_by(LANES) {
+            let lanes = LANES.min(part.len() - start);
+            let slope = load_partial(simd, &sums[start..][..lanes], 0.0);
+            let shift = load_partial(simd, &means[start..][..lanes], 0.0);
+            for row in 0..self.out.rows() {
+                let x = &self.x[(self.first + row) * channels + part.start + start..][..lanes];
+                let value = simd.mul_add(load_partial(simd, x, 0.0), slope, shift);
                 let value = if self.silu { math::silu(simd, value) } else { value };
-                store_partial(simd, value, &mut out[range]);
+                store_partial(simd, value, self.out.place(row, part.start + start, lanes));
             }
         }
     }
+}
+
+/// Some channels of pixels.
+#[derive(Debug, Clone, Copy)]
+struct Pixels<'a> {
+    x: &'a [f32],
+    channels: usize,
+    /// The first of them.
+    start: usize,
 }
 
 fn total(sums: &[f32]) -> f32 {
@@ -86,7 +106,7 @@ fn total(sums: &[f32]) -> f32 {
 
 /// For each channel the sum over the pixels, or, `CENTRED`, of the squares of what is left of it without its mean.
 #[inline(always)]
-fn column_sums<S: Simd, const CENTRED: bool>(simd: S, x: &[f32], means: &[f32], sums: &mut [f32]) {
+fn column_sums<S: Simd, const CENTRED: bool>(simd: S, x: Pixels<'_>, means: &[f32], sums: &mut [f32]) {
     let channels = sums.len();
     let mut start = 0;
     while start + SIDE_BY_SIDE * LANES <= channels {
@@ -100,8 +120,8 @@ fn column_sums<S: Simd, const CENTRED: bool>(simd: S, x: &[f32], means: &[f32], 
     if start < channels {
         let centre = load_partial(simd, &means[start..], 0.0);
         let mut sum = simd.splat(0.0);
-        for pixel in x.chunks_exact(channels) {
-            let value = load_partial(simd, &pixel[start..], 0.0);
+        for pixel in x.x.chunks_exact(x.channels) {
+            let value = load_partial(simd, &pixel[x.start + start..][..channels - start], 0.0);
             sum = term::<S, CENTRED>(simd, value, centre, sum);
         }
         store_partial(simd, sum, &mut sums[start..]);
@@ -112,12 +132,13 @@ fn column_sums<S: Simd, const CENTRED: bool>(simd: S, x: &[f32], means: &[f32], 
 #[inline(always)]
 fn block_sums<S: Simd, const CENTRED: bool, const P: usize>(
     simd: S,
-    x: &[f32],
+    x: Pixels<'_>,
     means: &[f32],
     sums: &mut [f32],
     start: usize,
 ) {
-    let channels = sums.len();
+    let Pixels { x, channels, start: begin } = x;
+    let begin = begin + start;
     let mut centres = [simd.splat(0.0); P];
     for p in 0..P {
         centres[p] = load_partial(simd, &means[start + p * LANES..], 0.0);
@@ -126,10 +147,10 @@ fn block_sums<S: Simd, const CENTRED: bool, const P: usize>(
     let mut pairs = x.chunks_exact(2 * channels);
     for pair in pairs.by_ref() {
         let (first, second) = pair.split_at(channels);
-        add_pixel::<S, CENTRED, P>(simd, &first[start..], &centres, &mut even);
-        add_pixel::<S, CENTRED, P>(simd, &second[start..], &centres, &mut odd);
+        add_pixel::<S, CENTRED, P>(simd, &first[begin..], &centres, &mut even);
+        add_pixel::<S, CENTRED, P>(simd, &second[begin..], &centres, &mut odd);
     }
-    if let Some(last) = pairs.remainder().get(start..) {
+    if let Some(last) = pairs.remainder().get(begin..) {
         add_pixel::<S, CENTRED, P>(simd, last, &centres, &mut even);
     }
     for p in 0..P {
@@ -161,6 +182,7 @@ fn term<S: Simd, const CENTRED: bool>(simd: S, value: S::V, centre: S::V, sum: S
 }
 
 #[cfg(test)]
+#[allow(unsafe_code)] // Windows of different columns, each with its reason.
 mod tests {
     use proptest::prelude::*;
 
@@ -196,7 +218,8 @@ mod tests {
             let run = |first: usize, end: usize| {
                 let mut out = vec![f32::NAN; (end - first) * channels];
                 let scratch = &mut vec![f32::NAN; 2 * channels];
-                GroupNorm { x: &x, w: &w, b: &b, groups, eps: 1e-6, silu, first, out: &mut out, scratch }.run();
+                let window = Window::new(&mut out, channels);
+                GroupNorm { x: &x, w: &w, b: &b, groups, eps: 1e-6, silu, first, out: window, scratch }.run();
                 out
             };
             let all = run(0, pixels);
@@ -204,7 +227,17 @@ mod tests {
                 prop_assert!((f64::from(*got) - want).abs() < 1e-5, "{got} {want}");
             }
             let cut = cut % (pixels + 1);
-            prop_assert_eq!([run(0, cut), run(cut, pixels)].concat(), all);
+            prop_assert_eq!([run(0, cut), run(cut, pixels)].concat(), &all[..]);
+            if let Some(share) = share(channels, groups, 2) {
+                let mut apart = vec![f32::NAN; all.len()];
+                for columns in [0..share, share..channels] {
+                    let scratch = &mut vec![f32::NAN; 2 * columns.len()];
+                    // SAFETY: one after the other.
+                    let out = unsafe { Window::new(&mut apart, channels).part(columns) };
+                    GroupNorm { x: &x, w: &w, b: &b, groups, eps: 1e-6, silu, first: 0, out, scratch }.run();
+                }
+                prop_assert_eq!(apart, all);
+            }
         }
     }
 }

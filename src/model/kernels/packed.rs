@@ -82,6 +82,13 @@ impl Packed {
         self.outer
     }
 
+    /// The panels of some columns, from a multiple of sixteen on.
+    pub(super) fn part(&self, columns: Range<usize>) -> Panels<'_> {
+        assert!(columns.start.is_multiple_of(LANES) && columns.end <= self.outer, "no panels of {columns:?}");
+        let Panels { data, inner, line, panel, .. } = self.panels();
+        Panels::new(&data[columns.start / LANES * panel..], [inner, columns.len()], [line, panel])
+    }
+
     /// The panels.
     #[inline(always)]
     pub(in crate::model) fn panels(&self) -> Panels<'_> {

@@ -7,11 +7,13 @@
 #![allow(unsafe_code)] // A job outlives no run, and every chunk has one owner; both are argued where they are used.
 
 use std::cell::UnsafeCell;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use super::window::Window;
 use crate::error::{Error, Result};
 
 /// Turns of a spinning helper, or of a caller that waits, before it offers its core to others: about 20 µs.
@@ -166,6 +168,41 @@ impl Session<'_> {
     }
 }
 
+impl Session<'_> {
+    /// Calls `job` with the number of a thread and each `share` columns of `matrix`, whose rows are `width` long.
+    pub(in crate::model) fn columns(
+        &mut self,
+        matrix: &mut [f32],
+        [width, share]: [usize; 2],
+        job: impl Fn(usize, Window<'_>) + Sync,
+    ) {
+        let whole = Whole(Window::new(matrix, width));
+        self.run(width.div_ceil(share), |thread, task| {
+            let columns = task * share..width.min((task + 1) * share);
+            // SAFETY: each task is run once, and the columns of different tasks do not overlap; `run` returns when all
+            // are done.
+            job(thread, unsafe { whole.part(columns) });
+        });
+    }
+}
+
+/// A window whose columns go to different threads.
+struct Whole<'a>(Window<'a>);
+
+impl<'a> Whole<'a> {
+    /// See [`Window::part`].
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn part(&self, columns: Range<usize>) -> Window<'a> {
+        // SAFETY: the caller's.
+        unsafe { self.0.part(columns) }
+    }
+}
+
+// SAFETY: only `Session::columns` uses it, which gives every thread columns of its own.
+unsafe impl Sync for Whole<'_> {}
+
 /// The start of a slice whose chunks go to different threads.
 struct Start<T>(*mut T);
 
@@ -280,6 +317,22 @@ mod tests {
                 });
                 assert!(data.iter().enumerate().all(|(i, &x)| x == i / 7 + round + 1), "{data:?}");
             }
+        }
+    }
+
+    #[test]
+    fn columns_are_shared_without_gaps() {
+        let team = Team::new(3).unwrap();
+        for share in [1, 3, 16, 40] {
+            let mut matrix = vec![0.0; 5 * 37];
+            team.session().columns(&mut matrix, [37, share], |_, mut window| {
+                for row in 0..5 {
+                    for column in window.columns() {
+                        window.place(row, column, 1)[0] += (row * 37 + column) as f32;
+                    }
+                }
+            });
+            assert!(matrix.iter().enumerate().all(|(i, &x)| x == i as f32), "{matrix:?}");
         }
     }
 

@@ -15,8 +15,9 @@ use std::ops::Range;
 
 use super::conv::Finish;
 use super::matrix::{Mat, MatMut};
-use super::packed::{Packed, Product, Store};
-use super::simd::{LANES, Lanes, Simd, Task, dispatch, store_partial};
+use super::packed::{Packed, Panels, Product, Store};
+use super::simd::{LANES, Lanes, Simd, Task, dispatch, load_partial, store_partial};
+use super::window::Window;
 use crate::model::sides::Sides;
 
 /// Pixels of a tile's side.
@@ -41,32 +42,52 @@ const FILTER: [[f64; 3]; WIDE] = [
     [0.0, 0.0, 1.0],
 ];
 
+/// Channels of a result whose products are in memory at a time.
+const BLOCK: usize = 2 * LANES;
+
 /// A 3×3 convolution with zeros around the image, its weights transformed and packed.
 #[derive(Debug, Clone)]
 pub(in crate::model) struct Winograd {
     sides: Sides,
     inputs: usize,
     outputs: usize,
-    /// Of each place of a transformed tile, `(inputs, outputs)`.
-    weights: Vec<Packed>,
+    /// `(inputs, blocks of outputs, places of a transformed tile, BLOCK)`: in the order in which they are read.
+    weights: Packed,
+    /// A pixel beyond the image.
+    zeros: Vec<f32>,
 }
 
 impl Winograd {
     /// With weights `w (3, 3, inputs, outputs)` for images of `sides`.
     pub(super) fn new(sides: Sides, [inputs, outputs]: [usize; 2], w: &[f32]) -> Self {
-        let weights = (0..PLACES).map(|place| {
+        let columns = outputs.next_multiple_of(BLOCK) * PLACES;
+        let mut all = vec![0.0; inputs * columns];
+        for place in 0..PLACES {
             let w = transformed(place, inputs * outputs, w);
-            Packed::new(Mat::new(&w, inputs, outputs, outputs))
-        });
-        Self { sides, inputs, outputs, weights: weights.collect() }
+            for (all, w) in all.chunks_exact_mut(columns).zip(w.chunks_exact(outputs)) {
+                for (block, w) in w.chunks(BLOCK).enumerate() {
+                    all[(block * PLACES + place) * BLOCK..][..w.len()].copy_from_slice(w);
+                }
+            }
+        }
+        let weights = Packed::new(Mat::new(&all, inputs, columns, columns));
+        Self { sides, inputs, outputs, weights, zeros: vec![0.0; whole(inputs)] }
     }
 
     /// Elements of the scratch of [`forward`](Self::forward).
     pub(super) fn scratch(&self) -> usize {
-        self.band() + PLACES * (self.distance(self.inputs) + self.distance(self.outputs))
+        PLACES * (self.distance(whole(self.inputs)) + self.distance(BLOCK))
     }
 
-    /// The `lines` of pixels, counted through all `images (B, T, K)`, to `out`.
+    /// How many channels of a result of `images` each of `threads` had better compute, for the weights of those only;
+    /// `None` where they had better share the lines: where there is less of the weights than of the tiles.
+    pub(super) fn share(&self, images: usize, threads: usize) -> Option<usize> {
+        let tiles = images * self.bands() * self.columns();
+        (tiles <= self.outputs && self.outputs > LANES).then(|| whole(self.outputs.div_ceil(threads)))
+    }
+
+    /// The `lines` of pixels, counted through all `images (B, T, K)`, to `out`: the channels that are its columns, from
+    /// a multiple of sixteen on.
     ///
     /// Panics where a slice is too short.
     pub(super) fn forward(
@@ -74,28 +95,37 @@ impl Winograd {
         images: &[f32],
         lines: Range<usize>,
         finish: Finish<'_>,
-        out: &mut [f32],
+        mut out: Window<'_>,
         scratch: &mut [f32],
     ) {
-        let (band, rest) = scratch.split_at_mut(self.band());
-        let (transforms, products) = rest.split_at_mut(PLACES * self.distance(self.inputs));
+        let (transforms, products) = scratch.split_at_mut(PLACES * self.distance(whole(self.inputs)));
         let bands = self.band_of(lines.start)..lines.end.checked_sub(1).map_or(0, |last| self.band_of(last) + 1);
         for start in bands.clone().step_by(self.group()) {
             let group = start..bands.end.min(start + self.group());
             for (index, number) in group.clone().enumerate() {
-                self.copy_band(images, number, band);
-                dispatch(Transform { conv: self, band, first: index * self.columns(), out: transforms });
+                let (image, top) = (number / self.bands(), number % self.bands() * TILE);
+                let image = &images[image * self.sides.pixels() * self.inputs..];
+                dispatch(Transform { conv: self, image, top, first: index * self.columns(), out: transforms });
             }
-            self.multiply(group.len() * self.columns(), transforms, products);
-            for (index, number) in group.enumerate() {
-                let top = self.first_line(number);
-                let wanted = top.max(lines.start)..self.first_line(number + 1).min(lines.end);
-                let from = (wanted.start - lines.start) * self.line();
-                let out = &mut out[from..from + wanted.len() * self.line()];
-                let first = index * self.columns();
-                dispatch(TransformBack { conv: self, products, first, top, lines: wanted, finish, out });
+            let mut column = out.columns().start;
+            while column < out.columns().end {
+                let block = column..((column / BLOCK + 1) * BLOCK).min(out.columns().end);
+                column = block.end;
+                self.multiply(group.len() * self.columns(), &block, transforms, products);
+                for (index, number) in group.clone().enumerate() {
+                    let (first, top, block) = (index * self.columns(), self.first_line(number), block.clone());
+                    let wanted = top.max(lines.start)..self.first_line(number + 1).min(lines.end);
+                    let origin = lines.start * self.sides.width;
+                    let to = Destination { out: &mut out, origin, lines: wanted, channels: block };
+                    dispatch(TransformBack { conv: self, products, first, top, finish, to });
+                }
             }
         }
+    }
+
+    /// Lines of an image.
+    pub(super) fn height(&self) -> usize {
+        self.sides.height
     }
 
     /// Bands of an image: rows of tiles.
@@ -113,11 +143,6 @@ impl Winograd {
         self.sides.width.div_ceil(TILE)
     }
 
-    /// Elements of a line of a result.
-    fn line(&self) -> usize {
-        self.sides.width * self.outputs
-    }
-
     /// The line, counted through all images, at which a band begins.
     fn first_line(&self, band: usize) -> usize {
         band / self.bands() * self.sides.height + band % self.bands() * TILE
@@ -125,60 +150,50 @@ impl Winograd {
 
     /// Bands of a group: about as many tiles as fit, at least two products' worth.
     fn group(&self) -> usize {
-        let of_tile = PLACES * (whole(self.inputs) + whole(self.outputs)) * size_of::<f32>();
+        let of_tile = PLACES * (whole(self.inputs) + BLOCK) * size_of::<f32>();
         (GROUP_BYTES / of_tile).max(12).div_ceil(self.columns())
     }
 
     /// Distance of the matrices `(tiles, channels)` of two places: odd in lines of the cache, so that they do not all
     /// fall into the same sets.
     fn distance(&self, channels: usize) -> usize {
-        ((self.group() * self.columns() * whole(channels) / LANES) | 1) * LANES
+        ((self.group() * self.columns() * channels / LANES) | 1) * LANES
     }
 
-    /// Elements of a band with its neighbours: six lines of whole tiles and two pixels.
-    fn band(&self) -> usize {
-        WIDE * self.band_line()
+    /// The product of each place: `(tiles, inputs)` and a block of `(inputs, outputs)`.
+    fn multiply(&self, tiles: usize, block: &Range<usize>, transforms: &[f32], products: &mut [f32]) {
+        let transforms = transforms.chunks_exact(self.distance(whole(self.inputs)));
+        let products = products.chunks_exact_mut(self.distance(BLOCK));
+        for (place, (x, out)) in transforms.zip(products).enumerate() {
+            let weights = self.place(block, place);
+            let x = Mat::new(x, tiles, self.inputs, whole(self.inputs));
+            let out = MatMut::new(out, tiles, block.len(), BLOCK);
+            Product { x, weights, bias: None, out, epilogue: Store }.run();
+        }
     }
 
-    fn band_line(&self) -> usize {
-        (self.columns() * TILE + 2) * whole(self.inputs)
+    /// The weights of a place for a block of channels.
+    fn place(&self, block: &Range<usize>, place: usize) -> Panels<'_> {
+        let column = (block.start / BLOCK * PLACES + place) * BLOCK + block.start % BLOCK;
+        self.weights.part(column..column + block.len())
     }
 
-    /// Copies a band with the lines and pixels around it, zeros where there are none, channels filled up with zeros.
-    fn copy_band(&self, images: &[f32], band: usize, to: &mut [f32]) {
-        let (Sides { height, width }, channels) = (self.sides, whole(self.inputs));
-        let image = &images[band / self.bands() * height * width * self.inputs..][..height * width * self.inputs];
-        let top = band % self.bands() * TILE;
-        for (index, to) in to.chunks_exact_mut(self.band_line()).enumerate() {
-            let Some(from) = (top + index).checked_sub(1).filter(|&line| line < height) else {
-                to.fill(0.0);
-                continue;
-            };
-            let from = &image[from * width * self.inputs..][..width * self.inputs];
-            let (left, rest) = to.split_at_mut(channels);
-            let (pixels, right) = rest.split_at_mut(width * channels);
-            left.fill(0.0);
-            right.fill(0.0);
-            if channels == self.inputs {
-                pixels.copy_from_slice(from);
-            } else {
-                for (to, from) in pixels.chunks_exact_mut(channels).zip(from.chunks_exact(self.inputs)) {
-                    to[..self.inputs].copy_from_slice(from);
-                    to[self.inputs..].fill(0.0);
-                }
+    /// Where the pixels are that the tile at `(top, left)` depends on; beyond the image, zeros.
+    #[inline(always)]
+    fn neighbours(&self, image: &[f32], [top, left]: [usize; 2]) -> [[*const f32; WIDE]; WIDE] {
+        let Sides { height, width } = self.sides;
+        let mut from = [[self.zeros.as_ptr(); WIDE]; WIDE];
+        for i in 0..WIDE {
+            let y = (top + i).wrapping_sub(1);
+            for j in 0..WIDE {
+                let x = (left + j).wrapping_sub(1);
+                let pixel =
+                    image.as_ptr().wrapping_add(y.wrapping_mul(width).wrapping_add(x).wrapping_mul(self.inputs));
+                // Not `&&`: a choice costs less than a branch.
+                from[i][j] = if (y < height) & (x < width) { pixel } else { from[i][j] };
             }
         }
-    }
-
-    /// The product of each place: `(tiles, inputs)` and `(inputs, outputs)`.
-    fn multiply(&self, tiles: usize, transforms: &[f32], products: &mut [f32]) {
-        let transforms = transforms.chunks_exact(self.distance(self.inputs));
-        let products = products.chunks_exact_mut(self.distance(self.outputs));
-        for ((x, out), weights) in transforms.zip(products).zip(&self.weights) {
-            let x = Mat::new(x, tiles, self.inputs, whole(self.inputs));
-            let out = MatMut::new(out, tiles, self.outputs, whole(self.outputs));
-            Product { x, weights: weights.panels(), bias: None, out, epilogue: Store }.run();
-        }
+        from
     }
 }
 
@@ -198,8 +213,11 @@ fn transformed(place: usize, pairs: usize, w: &[f32]) -> Vec<f32> {
 /// `Bᵀ d B` of the tiles of a band.
 struct Transform<'a> {
     conv: &'a Winograd,
-    band: &'a [f32],
-    /// The place of its first tile in the group.
+    /// The image, read where it lies.
+    image: &'a [f32],
+    /// The first line of the band in it.
+    top: usize,
+    /// The place of the band's first tile in the group.
     first: usize,
     out: &'a mut [f32],
 }
@@ -210,28 +228,23 @@ impl Task for Transform<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let Self { conv, first, .. } = self;
-        let (channels, distance) = (whole(conv.inputs), conv.distance(conv.inputs));
-        let (line, columns) = (conv.band_line(), conv.columns());
-        assert!(self.band.len() >= WIDE * line && self.out.len() >= PLACES * distance, "a band or a group too short");
+        let (inputs, channels) = (conv.inputs, whole(conv.inputs));
+        let (distance, columns) = (conv.distance(channels), conv.columns());
+        assert!(self.image.len() >= conv.sides.pixels() * inputs, "an image too short");
+        assert!(self.out.len() >= PLACES * distance, "a group too short");
         assert!((first + columns) * channels <= distance, "more tiles than a group has");
         for tile in 0..columns {
-            for channel in (0..channels).step_by(LANES) {
-                let from = self.band[tile * TILE * channels + channel..].as_ptr();
+            let from = conv.neighbours(self.image, [self.top, tile * TILE]);
+            for channel in (0..inputs).step_by(LANES) {
                 let to = self.out[(first + tile) * channels + channel..].as_mut_ptr();
-                let mut half = [[simd.splat(0.0); WIDE]; WIDE];
-                for j in 0..WIDE {
-                    let mut column = [simd.splat(0.0); WIDE];
-                    for i in 0..WIDE {
-                        // SAFETY: line `i` of six and pixel `4 tile + j` of `4 columns + 2`, of whole vectors.
-                        column[i] = simd.load(unsafe { &*from.add(i * line + j * channels).cast::<Lanes>() });
-                    }
-                    half[j] = forth(simd, column);
-                }
-                for i in 0..WIDE {
-                    let row = forth(simd, [half[0][i], half[1][i], half[2][i], half[3][i], half[4][i], half[5][i]]);
-                    for j in 0..WIDE {
-                        // SAFETY: the matrix of each of the places is `distance` long, and the tile lies in it.
-                        simd.store(row[j], unsafe { &mut *to.add((i * WIDE + j) * distance).cast::<Lanes>() });
+                let lanes = LANES.min(inputs - channel);
+                // SAFETY: each of `from` points to the `inputs` channels of a pixel or to as many zeros; the matrix of each
+                // place is `distance` long, and the tile lies in it.
+                unsafe {
+                    if lanes == LANES {
+                        transform::<S, true>(simd, &from, [channel, LANES], to, distance);
+                    } else {
+                        transform::<S, false>(simd, &from, [channel, lanes], to, distance);
                     }
                 }
             }
@@ -239,48 +252,119 @@ impl Task for Transform<'_> {
     }
 }
 
+/// [`Transform`] of `lanes` channels of one tile: all sixteen, if `WHOLE`.
+///
+/// # Safety
+/// `from` must be readable up to `channel + lanes`, `to` writable in sixteen elements at each multiple of `distance`.
+#[inline(always)]
+unsafe fn transform<S: Simd, const WHOLE: bool>(
+    simd: S,
+    from: &[[*const f32; WIDE]; WIDE],
+    [channel, lanes]: [usize; 2],
+    to: *mut f32,
+    distance: usize,
+) {
+    let place = [channel, lanes];
+    // SAFETY: the caller vouches for `lanes` elements of each pixel, sixteen if `WHOLE`. Not a loop over an array that is
+    // there before: that would be filled with zeros first.
+    let half = unsafe {
+        [
+            column::<S, WHOLE>(simd, from, 0, place),
+            column::<S, WHOLE>(simd, from, 1, place),
+            column::<S, WHOLE>(simd, from, 2, place),
+            column::<S, WHOLE>(simd, from, 3, place),
+            column::<S, WHOLE>(simd, from, 4, place),
+            column::<S, WHOLE>(simd, from, 5, place),
+        ]
+    };
+    for i in 0..WIDE {
+        let row = forth(simd, [half[0][i], half[1][i], half[2][i], half[3][i], half[4][i], half[5][i]]);
+        for j in 0..WIDE {
+            // SAFETY: the caller vouches for it.
+            simd.store(row[j], unsafe { &mut *to.wrapping_add((i * WIDE + j) * distance).cast::<Lanes>() });
+        }
+    }
+}
+
+/// `Bᵀ d` of column `j` of a tile.
+///
+/// # Safety
+/// `from` must be readable from `channel` on in `lanes` elements, sixteen if `WHOLE`.
+#[inline(always)]
+unsafe fn column<S: Simd, const WHOLE: bool>(
+    simd: S,
+    from: &[[*const f32; WIDE]; WIDE],
+    j: usize,
+    [channel, lanes]: [usize; 2],
+) -> [S::V; WIDE] {
+    let mut column = [simd.splat(0.0); WIDE];
+    for i in 0..WIDE {
+        let pixel = from[i][j].wrapping_add(channel);
+        // SAFETY: the caller vouches for it.
+        column[i] = unsafe {
+            if WHOLE {
+                simd.load(&*pixel.cast::<Lanes>())
+            } else {
+                load_partial(simd, std::slice::from_raw_parts(pixel, lanes), 0.0)
+            }
+        };
+    }
+    forth(simd, column)
+}
+
+/// Where the tiles of a band are written.
+struct Destination<'a, 'b> {
+    out: &'a mut Window<'b>,
+    /// The pixel, counted through all images, that is the first row of `out`.
+    origin: usize,
+    /// The lines of the band that are wanted, counted through all images.
+    lines: Range<usize>,
+    /// The channels that have been multiplied.
+    channels: Range<usize>,
+}
+
 /// `Aᵀ m A` of the tiles of a band, finished and written where the image has pixels.
-struct TransformBack<'a> {
+struct TransformBack<'a, 'b> {
     conv: &'a Winograd,
     products: &'a [f32],
     /// The place of its first tile in the group.
     first: usize,
     /// The first line of the band, counted through all images.
     top: usize,
-    /// The lines of it that are wanted.
-    lines: Range<usize>,
     finish: Finish<'a>,
-    /// These lines.
-    out: &'a mut [f32],
+    to: Destination<'a, 'b>,
 }
 
-impl Task for TransformBack<'_> {
+impl Task for TransformBack<'_, '_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
         let Self { conv, first, .. } = self;
-        let (channels, distance) = (whole(conv.outputs), conv.distance(conv.outputs));
-        assert!(self.products.len() >= PLACES * distance, "a group too short");
-        assert!((first + conv.columns()) * channels <= distance, "more tiles than a group has");
-        for tile in 0..conv.columns() {
-            for channel in (0..channels).step_by(LANES) {
-                let from = self.products[(first + tile) * channels + channel..].as_ptr();
-                let mut half = [[simd.splat(0.0); WIDE]; TILE];
-                for j in 0..WIDE {
-                    let mut column = [simd.splat(0.0); WIDE];
-                    for i in 0..WIDE {
-                        // SAFETY: the matrix of each of the places is `distance` long, and the tile lies in it.
-                        column[i] = simd.load(unsafe { &*from.add((i * WIDE + j) * distance).cast::<Lanes>() });
-                    }
-                    let column = back(simd, column);
-                    for i in 0..TILE {
-                        half[i][j] = column[i];
-                    }
-                }
+        let (channels, distance) = (self.to.channels.clone(), conv.distance(BLOCK));
+        assert!(self.products.len() >= PLACES * distance && channels.len() <= BLOCK, "a group too short");
+        assert!((first + conv.columns()) * BLOCK <= distance, "more tiles than a group has");
+        for channel in (0..channels.len()).step_by(LANES) {
+            let (place, image) = (channels.start + channel, self.top / conv.sides.height);
+            let bias = self.finish.bias_of(simd, conv.outputs, image, place);
+            for tile in 0..conv.columns() {
+                let from = self.products[(first + tile) * BLOCK + channel..].as_ptr();
+                // SAFETY: the matrix of each of the places is `distance` long, and the tile lies in it.
+                let half = unsafe {
+                    [
+                        column_back(simd, from, distance),
+                        column_back(simd, from.add(distance), distance),
+                        column_back(simd, from.add(2 * distance), distance),
+                        column_back(simd, from.add(3 * distance), distance),
+                        column_back(simd, from.add(4 * distance), distance),
+                        column_back(simd, from.add(5 * distance), distance),
+                    ]
+                };
                 for i in 0..TILE {
-                    if self.lines.contains(&(self.top + i)) {
-                        self.write(simd, back(simd, half[i]), [self.top + i, tile * TILE], channel);
+                    let line = self.top + i;
+                    if line >= self.to.lines.start && line < self.to.lines.end {
+                        let row = [half[0][i], half[1][i], half[2][i], half[3][i], half[4][i], half[5][i]];
+                        self.write(simd, back(simd, row), [line, tile * TILE], place, bias);
                     }
                 }
             }
@@ -288,18 +372,30 @@ impl Task for TransformBack<'_> {
     }
 }
 
-impl TransformBack<'_> {
+/// `Aᵀ m` of a column of a tile whose elements are `WIDE` places apart.
+///
+/// # Safety
+/// Sixteen elements must be readable at each of them.
+#[inline(always)]
+unsafe fn column_back<S: Simd>(simd: S, from: *const f32, distance: usize) -> [S::V; TILE] {
+    let mut column = [simd.splat(0.0); WIDE];
+    for i in 0..WIDE {
+        // SAFETY: the caller vouches for it.
+        column[i] = simd.load(unsafe { &*from.add(i * WIDE * distance).cast::<Lanes>() });
+    }
+    back(simd, column)
+}
+
+impl TransformBack<'_, '_> {
     /// Writes four pixels from the pixel `x` of a line on, up to sixteen channels from `channel` on.
     #[inline(always)]
-    fn write<S: Simd>(&mut self, simd: S, pixels: [S::V; TILE], [line, x]: [usize; 2], channel: usize) {
-        let Winograd { sides, outputs, .. } = *self.conv;
+    fn write<S: Simd>(&mut self, simd: S, pixels: [S::V; TILE], [line, x]: [usize; 2], channel: usize, bias: S::V) {
+        let &Winograd { sides, outputs, .. } = self.conv;
         let lanes = LANES.min(outputs - channel);
-        let bias = self.finish.bias_of(simd, outputs, line / sides.height, channel);
         for j in 0..TILE.min(sides.width - x) {
             let pixel = line * sides.width + x + j;
             let value = self.finish.join(simd, simd.add(pixels[j], bias), pixel * outputs + channel, lanes);
-            let place = (pixel - self.lines.start * sides.width) * outputs + channel;
-            store_partial(simd, value, &mut self.out[place..][..lanes]);
+            store_partial(simd, value, self.to.out.place(pixel - self.to.origin, channel, lanes));
         }
     }
 }
@@ -342,10 +438,10 @@ mod tests {
     use super::*;
 
     fn forward(conv: &Winograd, images: &[f32], lines: Range<usize>, finish: Finish<'_>) -> Vec<f32> {
-        let mut out = vec![f32::NAN; lines.len() * conv.line()];
+        let mut out = vec![f32::NAN; lines.len() * conv.sides.width * conv.outputs];
         // What an earlier step has left in the scratch must not matter.
         let mut scratch = vec![f32::NAN; conv.scratch()];
-        conv.forward(images, lines, finish, &mut out, &mut scratch);
+        conv.forward(images, lines, finish, Window::new(&mut out, conv.outputs), &mut scratch);
         out
     }
 
@@ -370,7 +466,16 @@ mod tests {
             }
             let cut = cut % (2 * height + 1);
             let parts = [forward(&conv, &image, 0..cut, finish), forward(&conv, &image, cut..2 * height, finish)];
-            prop_assert_eq!(parts.concat(), all);
+            prop_assert_eq!(parts.concat(), &all[..]);
+            // Channels from a multiple of sixteen on, for two threads.
+            let (mut apart, mut scratch) = (vec![f32::NAN; all.len()], vec![f32::NAN; conv.scratch()]);
+            let share = whole(outputs.div_ceil(2));
+            for columns in [0..share.min(outputs), share.min(outputs)..outputs] {
+                // SAFETY: one after the other.
+                let out = unsafe { Window::new(&mut apart, outputs).part(columns) };
+                conv.forward(&image, 0..2 * height, finish, out, &mut scratch);
+            }
+            prop_assert_eq!(apart, all);
         }
     }
 }

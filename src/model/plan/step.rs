@@ -6,10 +6,11 @@ use super::Query;
 use crate::model::kernels::attend::{self, attend};
 use crate::model::kernels::conv::{Finish, Joined, Served};
 use crate::model::kernels::epilogue::{Gated, Plus, Silu};
-use crate::model::kernels::group_norm::GroupNorm;
+use crate::model::kernels::group_norm::{self, GroupNorm};
 use crate::model::kernels::matrix::{Mat, MatMut};
 use crate::model::kernels::packed::{Epilogue, Packed, Product, Store};
 use crate::model::kernels::rows::{NormModulate, SiluOf};
+use crate::model::kernels::window::Window;
 use crate::model::patches::Patches;
 use crate::model::sides::Sides;
 
@@ -91,6 +92,14 @@ pub(super) struct Convolution {
     pub(super) bias: Vec<f32>,
     /// Pixels of a line.
     pub(super) width: usize,
+}
+
+impl Convolution {
+    /// What is done to the sums.
+    fn finish<'a>(&'a self, cx: Context<'a>, shift: Option<&Source>, residual: Option<&Source>) -> Finish<'a> {
+        let [shift, residual] = [shift, residual].map(|source| source.map(|s| cx.buffers[s.buffer].as_slice()));
+        Finish { bias: &self.bias, shift, residual }
+    }
 }
 
 /// What becomes of a linear layer's result.
@@ -218,13 +227,13 @@ impl Kind {
             }
             Self::Conv { x, conv, shift, residual } => {
                 let lines = first / conv.width..(first + out.len() / width) / conv.width;
-                let [shift, residual] = [shift, residual].map(|source| source.map(|s| cx.buffers[s.buffer].as_slice()));
-                let finish = Finish { bias: &conv.bias, shift, residual };
+                let finish = conv.finish(cx, shift.as_ref(), residual.as_ref());
                 conv.kernel.forward(&cx.buffers[x.buffer], lines, finish, out, scratch);
             }
             Self::GroupNorm { x, groups, eps, weights: [w, b], silu } => {
                 for (image, first, out) in images(rows, width, first, out) {
                     let (x, scratch) = (&cx.from(x, image * rows)[..rows * width], &mut scratch[..2 * width]);
+                    let out = Window::new(out, width);
                     GroupNorm { x, w, b, groups: *groups, eps: *eps, silu: *silu, first, out, scratch }.run();
                 }
             }
@@ -233,6 +242,31 @@ impl Kind {
                     self.row(cx, rows, first + i, out);
                 }
             }
+        }
+    }
+
+    /// How many columns of a result of `images` each of `threads` had better compute; `None` where they had better share
+    /// the rows.
+    pub(super) fn share(&self, images: usize, threads: usize) -> Option<usize> {
+        match self {
+            Self::Conv { conv, .. } => conv.kernel.share(images, threads),
+            Self::GroupNorm { x, groups, .. } if images == 1 => group_norm::share(x.width, *groups, threads),
+            _ => None,
+        }
+    }
+
+    /// Computes some columns of all rows of the result of every query, where [`share`](Self::share) says so.
+    pub(super) fn run_columns(&self, cx: Context<'_>, out: Window<'_>, scratch: &mut [f32]) {
+        match self {
+            Self::Conv { x, conv, shift, residual } => {
+                let finish = conv.finish(cx, shift.as_ref(), residual.as_ref());
+                conv.kernel.forward_columns(&cx.buffers[x.buffer], cx.queries.len(), finish, out, scratch);
+            }
+            Self::GroupNorm { x, groups, eps, weights: [w, b], silu } => {
+                let (x, scratch) = (&cx.from(x, 0)[..x.rows * x.width], &mut scratch[..2 * out.columns().len()]);
+                GroupNorm { x, w, b, groups: *groups, eps: *eps, silu: *silu, first: 0, out, scratch }.run();
+            }
+            _ => {}
         }
     }
 
