@@ -242,6 +242,19 @@ mod tests {
     }
 
     #[test]
+    fn the_shipped_studies_are_sound() {
+        let dir = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/recipes/studies")).unwrap() {
+            let study = Study::read(&entry.unwrap().path()).unwrap();
+            for method in study.methods.iter().filter(|method| method.checkpoint.is_none()) {
+                let path = dir.path().join("recipe.toml");
+                std::fs::write(&path, toml::to_string(&study.recipe(method, dir.path())).unwrap()).unwrap();
+                crate::train::Recipe::read(&path).unwrap();
+            }
+        }
+    }
+
+    #[test]
     fn wrong_studies_are_told_what_is_wrong() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("study.toml");

@@ -11,7 +11,8 @@ use crate::model::{Initialiser, Learn, Stopped, build};
 /// A network that takes over the average of the weights where a stage begins. The first stage has none.
 pub(super) struct Before {
     net: Box<dyn Learn>,
-    vars: Vec<Var>,
+    /// The tensors that `net` reads, in the order of the learner's weights; none for what is not the network's.
+    vars: Vec<Option<Var>>,
     /// The stage that it is the teacher of.
     pub(super) stage: u64,
     /// Its weights, in the order of the learner's.
@@ -19,12 +20,13 @@ pub(super) struct Before {
 }
 
 impl Before {
-    /// A network of `recipe`'s kind.
-    pub(super) fn new(recipe: &Recipe, data: &DataSpec) -> Result<Self> {
+    /// A network of `recipe`'s kind, for a learner of these weights.
+    pub(super) fn new(recipe: &Recipe, data: &DataSpec, weights: &[(String, Var)]) -> Result<Self> {
         let source = Initialiser::new(recipe.seed);
         let net = build(&recipe.model, data, source.builder(DType::F32, &Device::Cpu))?;
-        let vars: Vec<Var> = source.vars().into_values().collect();
-        let values = vars.iter().map(|var| vec![0.0; var.elem_count()]).collect();
+        let own = source.vars();
+        let vars = weights.iter().map(|(name, _)| own.get(name).cloned()).collect();
+        let values = weights.iter().map(|(_, var)| vec![0.0; var.elem_count()]).collect();
         Ok(Self { net, vars, stage: 0, values })
     }
 
@@ -40,7 +42,8 @@ impl Before {
 
     /// Makes the network read the values.
     pub(super) fn publish(&self) -> Result<()> {
-        self.vars.iter().zip(&self.values).try_for_each(|(var, values)| set(var, values))
+        let mut own = self.vars.iter().zip(&self.values).filter_map(|(var, values)| Some((var.as_ref()?, values)));
+        own.try_for_each(|(var, values)| set(var, values))
     }
 
     /// The network, from the second stage on.

@@ -55,7 +55,7 @@ impl Learner {
             net,
             weighting,
             average: weights.clone(),
-            before: recipe.objective.has_stages().then(|| Before::new(recipe, data)).transpose()?,
+            before: recipe.objective.has_stages().then(|| Before::new(recipe, data, &vars)).transpose()?,
             optimiser: Optimiser::new(recipe.optimiser, &sizes),
             weights,
             vars,
