@@ -9,7 +9,7 @@ use candle_core::{Device, Tensor};
 use super::generate::local::{Local, Way};
 use super::generate::{npy, output::picture};
 use super::receipts;
-use crate::domain::{Digest, Guidance, ModelInfo, Receipt, TimeGrid};
+use crate::domain::{Digest, Guidance, ModelInfo, NoiseKey, Receipt, TimeGrid};
 use crate::error::{Error, Result};
 use crate::flow::noise;
 
@@ -121,7 +121,7 @@ fn from_noise(receipts: &[Receipt]) -> Result<()> {
 fn way(receipt: &Receipt, model: &ModelInfo) -> Result<TimeGrid, String> {
     let Receipt { times, sampler, guidance, label, .. } = receipt;
     let grid = TimeGrid::new(times.clone()).map_err(|problem| format!("times: {problem}"))?;
-    if grid.times()[0] != 0.0 || !model.time_pairs.allows(*sampler, grid.is_rising()) {
+    if grid.times()[0] != 0.0 || model.time_pairs.check(*sampler, &grid).is_err() {
         return Err(format!("{} cannot walk these times from noise by {sampler}", model.id));
     }
     // The network's interface has no argument for a scale.
@@ -138,7 +138,8 @@ fn remake(model: &Local, receipt: &Receipt, grid: &TimeGrid) -> Result<Vec<f32>>
     let info = model.info();
     let noise = noise::initial(receipt.seed, receipt.index, info.elements(), info.noise_scale);
     let x = Tensor::from_vec(noise, [&[1], info.shape.as_slice()].concat(), &Device::Cpu)?;
-    model.walk(Way { sampler: receipt.sampler, grid, guidance: receipt.guidance }, &x, &[receipt.label])
+    let way = Way { sampler: receipt.sampler, grid, guidance: receipt.guidance };
+    model.walk(way, &x, &[receipt.label], &[NoiseKey { seed: receipt.seed, index: receipt.index }])
 }
 
 fn save(folder: &Path, place: usize, model: &ModelInfo, sample: &[f32]) -> Result<()> {

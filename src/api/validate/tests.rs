@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::{Digest, Guidance, ModelId, Priority, TimePairs};
+use crate::domain::{Digest, Guidance, Initial, ModelId, Priority, TimePairs};
 
 /// A model of 1 × 2 × 2 images with three classes.
 pub(in crate::api) fn model() -> ModelInfo {
@@ -64,7 +64,7 @@ fn arrival() -> Arrival {
 
 pub(super) fn tensor(shape: &[u32], values: &[f32]) -> v1::InitialState {
     let float32_data = values.iter().flat_map(|x| x.to_le_bytes()).collect();
-    v1::InitialState { states: Some(v1::Tensor { shape: shape.to_vec(), float32_data }), time: 0.0 }
+    v1::InitialState { states: Some(v1::Tensor { shape: shape.to_vec(), float32_data }), ..Default::default() }
 }
 
 pub(super) fn accept(request: &v1::GenerateRequest) -> Parsed {
@@ -174,10 +174,10 @@ fn initial_states_are_shared_or_per_image() {
         ..empty()
     };
     let job = accept(&shared).job;
-    assert_eq!(job.initial.as_deref(), Some(&[1.0, 2.0, 3.0, 4.0][..]));
+    assert_eq!(job.initial, Some(Initial { states: [1.0, 2.0, 3.0, 4.0].into(), noised_to: None }));
     assert_eq!(job.grid, TimeGrid::uniform_from(0.5, 4));
     let each = v1::GenerateRequest { initial_state: Some(tensor(&[2, 1, 2, 2], &[0.5; 8])), ..shared };
-    assert_eq!(accept(&each).job.initial.map(|states| states.len()), Some(8));
+    assert_eq!(accept(&each).job.initial.map(|initial| initial.states.len()), Some(8));
 }
 
 #[test]
@@ -299,7 +299,7 @@ fn states() -> impl Strategy<Value = v1::InitialState> {
     let data = prop_oneof![Just(vec![0; 16]), Just(vec![0; 32]), prop::collection::vec(any::<u8>(), 0..64)];
     (shape, data, f64s(), prop::bool::weighted(0.9)).prop_map(|(shape, data, time, there)| {
         let tensor = v1::Tensor { shape, float32_data: data.into() };
-        v1::InitialState { states: there.then_some(tensor), time }
+        v1::InitialState { states: there.then_some(tensor), time, add_noise: time < 0.5 }
     })
 }
 
@@ -408,7 +408,8 @@ fn check_job(request: &v1::GenerateRequest, Parsed { job, encoding }: &Parsed) {
     assert!(job.sampler == Sampler::FlowMap || (job.min_steps == longest && job.previews.is_none()));
     let previews = job.previews.as_deref().unwrap_or_default();
     assert!(previews.is_sorted_by(|a, b| a < b) && previews.iter().all(|wanted| (1..longest).contains(wanted)));
-    if let Some(states) = &job.initial {
+    if let Some(Initial { states, noised_to }) = &job.initial {
+        assert!(noised_to.is_none_or(|time| time == start));
         assert!([1, count].contains(&(states.len() / info.elements())) && states.len() % info.elements() == 0);
         assert!(states.iter().all(|x| x.abs() <= 1e6));
     }

@@ -11,12 +11,12 @@ use super::order::{Order, Times};
 use super::row::{Row, Timing};
 use crate::app::EMBEDDED_DEFAULT;
 use crate::checkpoint::Repository;
-use crate::cli::inspect::{told_guidance, told_pairs};
-use crate::domain::{Guidance, ModelInfo, ModelRef, Sampler, TimeGrid};
+use crate::cli::inspect::told_guidance;
+use crate::domain::{Guidance, ModelInfo, ModelRef, NoiseKey, Sampler, TimeGrid};
 use crate::error::{Error, Result};
 use crate::flow::FlowMap;
 use crate::flow::guidance::Guided;
-use crate::flow::sampler::{initial, sample};
+use crate::flow::sampler::{Fresh, initial, sample_with};
 use crate::model;
 
 /// Numbers in the samples that share a forward, 32 images of 28 × 28: enough to keep the cores busy, few enough to bound
@@ -61,19 +61,26 @@ impl Local {
         &self.info
     }
 
-    /// The samples, one after the other, to which the states `x` `(B, shape…)` with these labels lead. The arguments must
-    /// be such as the model takes.
+    /// The samples, one after the other, to which the states `x` `(B, shape…)` with these labels and this noise on their
+    /// way lead. The arguments must be such as the model takes.
     ///
     /// # Errors
     /// [`Error::Compute`] where the network fails.
-    pub(in crate::cli) fn walk(&self, way: Way<'_>, x: &Tensor, labels: &[Option<u32>]) -> Result<Vec<f32>> {
+    pub(in crate::cli) fn walk(
+        &self,
+        way: Way<'_>,
+        x: &Tensor,
+        labels: &[Option<u32>],
+        keys: &[NoiseKey],
+    ) -> Result<Vec<f32>> {
         let null = u32::try_from(self.info.classes.len()).unwrap_or(u32::MAX);
         let guided = Guided { net: &*self.net, null_label: null, scale: f64::from(way.guidance) };
         let is_guided = matches!(self.info.guidance, Guidance::TwoCall { .. });
         let net: &dyn FlowMap = if is_guided { &guided } else { &*self.net };
         let labels: Vec<u32> = labels.iter().map(|label| label.unwrap_or(null)).collect();
         let labels = Tensor::new(labels, &Device::Cpu)?;
-        Ok(sample(net, way.sampler, way.grid, x, &labels)?.flatten_all()?.to_vec1()?)
+        let fresh = Fresh { keys, scale: self.info.noise_scale };
+        Ok(sample_with(net, way.sampler, way.grid, x, &labels, &fresh)?.flatten_all()?.to_vec1()?)
     }
 
     /// The sampler and the guidance scale of an order.
@@ -85,8 +92,8 @@ impl Local {
         let sampler = order.sampler.unwrap_or_else(|| time_pairs.default_sampler());
         let scale = order.guidance.unwrap_or_else(|| guidance.default_scale());
         let mut problems = Vec::new();
-        if !time_pairs.allows(sampler, grid.is_rising()) {
-            problems.push(format!("--sampler {sampler}: {id} was trained on {} only", told_pairs(*time_pairs)));
+        if let Err(problem) = time_pairs.check(sampler, grid) {
+            problems.push(format!("--sampler {sampler}: {id}: {problem}"));
         }
         // The network's interface has no argument for a scale.
         if !guidance.allows(scale) || matches!(guidance, Guidance::Input { .. }) {
@@ -111,9 +118,10 @@ impl Backend for Local {
         let noise = initial(order.seed, 0..rows, &info.shape, info.noise_scale, &Device::Cpu)?;
         let batch = (BATCH_ELEMENTS / info.elements().max(1)).max(1);
         let mut images = Vec::with_capacity(order.labels.len());
-        for labels in order.labels.chunks(batch) {
+        let keys: Vec<NoiseKey> = (0..rows).map(|index| NoiseKey { seed: order.seed, index }).collect();
+        for (labels, keys) in order.labels.chunks(batch).zip(keys.chunks(batch)) {
             let x = noise.narrow(0, images.len(), labels.len())?;
-            let states = self.walk(way, &x, labels)?;
+            let states = self.walk(way, &x, labels, keys)?;
             images.extend(states.chunks(info.elements()).map(<[f32]>::to_vec));
             first.get_or_insert_with(|| asked.elapsed());
             bar.inc(labels.len() as u64);
@@ -123,7 +131,7 @@ impl Backend for Local {
         Ok(Row {
             times: times.clone(),
             request_id: String::new(),
-            sampler,
+            sampler: sampler.to_string(),
             guidance: scale,
             evaluations: sampler.plan(&grid).len() as u64 * images.len() as u64,
             images,

@@ -11,9 +11,9 @@ use super::row::{Row, Steps, Timing};
 use super::wishes::Wishes;
 use super::{Backend, DEFAULT_SERVER};
 use crate::api::Client;
-use crate::api::client::{Arrival, Generation, floats, preview_floats};
+use crate::api::client::{Arrival, Generation, floats, preview_floats, sampler};
 use crate::api::proto::{NULL_LABEL, v1};
-use crate::domain::{ModelInfo, Receipt, Sampler};
+use crate::domain::{Gamma, ModelInfo, Receipt, Sampler};
 use crate::error::{Error, Result};
 
 /// A connected server.
@@ -93,6 +93,7 @@ fn request(order: &Order, times: &Times) -> Result<v1::GenerateRequest> {
     Ok(v1::GenerateRequest {
         count: Some(count),
         sampler: order.sampler.map_or(v1::Sampler::Unspecified, v1::Sampler::from).into(),
+        gamma: order.sampler.and_then(Sampler::gamma).map(Gamma::value),
         labels: order.labels.iter().map(label).collect(),
         guidance: order.guidance,
         seed: Some(order.seed),
@@ -153,7 +154,7 @@ impl<'a> Collector<'a> {
         Ok(Row {
             times: self.times.clone(),
             request_id: accepted.request_id.clone(),
-            sampler: Sampler::try_from(accepted.sampler())?,
+            sampler: sampler(accepted.sampler(), accepted.gamma)?.to_string(),
             guidance: accepted.guidance,
             evaluations: generation.summary().map(|summary| summary.evaluations).ok_or_else(missing)?,
             images,

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::order::{Order, Times};
 use crate::api::proto::micros;
-use crate::domain::{Receipt, Sampler, StepsReason};
+use crate::domain::{Receipt, StepsReason};
 
 /// The images of one request.
 #[derive(Debug, Clone)]
@@ -18,7 +18,7 @@ pub(super) struct Row {
     /// The request's id; empty where there was no request.
     pub(super) request_id: String,
     /// The sampler that was used.
-    pub(super) sampler: Sampler,
+    pub(super) sampler: String,
     /// The guidance scale that was used.
     pub(super) guidance: f32,
     /// The samples by their index, row-major in the model's shape and value range.
@@ -90,7 +90,7 @@ impl Row {
             "request_id": self.request_id,
             "steps": self.times.grid().steps(),
             "time_grid": self.times.grid().times(),
-            "sampler": self.sampler.to_string(),
+            "sampler": self.sampler,
             "guidance": self.guidance,
             "images": self.images.len(),
             "evaluations": self.evaluations,
@@ -172,7 +172,7 @@ pub(super) mod tests {
         Row {
             times,
             request_id: "r".into(),
-            sampler: Sampler::Heun,
+            sampler: "heun".into(),
             guidance: 1.5,
             images: (0..count).map(|i| vec![f32::from(i); 4]).collect(),
             evaluations: 8 * u64::from(count),

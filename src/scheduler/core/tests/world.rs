@@ -50,7 +50,7 @@ fn wish() -> impl Strategy<Value = Wish> {
     let priority = prop::sample::select(vec![Priority::Low, Priority::Normal, Priority::High]);
     (size, kind, 0u8..3, priority, any::<bool>()).prop_map(|(size, kind, tenant, priority, previews)| {
         let ((model, images, steps, least), (sampler, guided, deadline_ms)) = (size, kind);
-        let jumps = sampler == Sampler::FlowMap;
+        let jumps = sampler.jumps();
         let min_steps = if jumps { least.min(steps) } else { steps };
         let previews = previews && jumps;
         Wish { model, images, steps, min_steps, sampler, guided, deadline_ms, tenant, priority, previews }
@@ -234,7 +234,7 @@ impl World {
     }
 
     fn begin(&mut self, device: DeviceId, step: &RowStep, model: ModelKey) {
-        assert!(matches!(step.start, Some(Start::Noise { .. })), "nothing is continued here");
+        assert!(matches!(step.start, Some(Start::Noise)), "nothing is continued here");
         let job =
             self.core.models[model.0].queue.by_target().find(|(_, job)| job.held().any(|(_, row)| row == step.row));
         let id = job.unwrap().0;
@@ -353,7 +353,7 @@ impl Dice {
     fn wish(&mut self) -> Wish {
         let steps = 1 + self.below(6) as u32;
         let sampler = if self.below(8) == 0 { Sampler::Heun } else { Sampler::FlowMap };
-        let jumps = sampler == Sampler::FlowMap;
+        let jumps = sampler.jumps();
         Wish {
             model: self.below(2) as usize,
             images: 1 + self.below(3) as usize,
