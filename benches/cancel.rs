@@ -17,7 +17,7 @@ use flowmap::app::{App, Parts};
 use flowmap::checkpoint::Repository;
 use flowmap::config::{Config, Layers, Override};
 use flowmap::domain::ModelRef;
-use flowmap::engine::{Batch, Engine, Outcome, Purpose, RowId, RowStep, Start};
+use flowmap::engine::{Batch, Engine, Outcome, Purpose, RowId, RowStep};
 use flowmap::shutdown::Stops;
 use tokio_stream::StreamExt;
 
