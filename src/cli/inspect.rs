@@ -260,7 +260,7 @@ mod tests {
             "data          checkerboard, shape [2], values -1 to 1\n",
             "classes       none: unconditional\n",
             "time pairs    s <= t: a flow map that generates\n",
-            "samplers      flow-map (default), euler, heun\n",
+            "samplers      flow-map (default), euler, heun, gamma:0.5, consistency\n",
             "training      lmd, 1 500 steps, 1 536 000 samples, exponential moving average 0.999\n",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");

@@ -1,5 +1,7 @@
 //! Requests, right and wrong. The fixtures serve the whole room's tests.
 
+mod ways;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -321,6 +323,8 @@ fn receipts() -> impl Strategy<Value = v1::Receipt> {
             guidance,
             sampler,
             times,
+            initial_state_noised: seed % 4 == 0,
+            gamma: (sampler == 4).then_some(guidance),
             initial_state_digest: digest.into(),
             ..Default::default()
         },
@@ -349,6 +353,7 @@ prop_compose! {
         steps in prop::option::of(prop_oneof![0u32..20, any::<u32>()]),
         times in prop::option::weighted(0.3, prop::collection::vec(f64s(), 0..20)),
         sampler in prop_oneof![0..5, any::<i32>()],
+        gamma in prop::option::weighted(0.2, prop_oneof![0.0f32..1.0, any::<f32>()]),
         labels in prop::collection::vec(prop_oneof![-2..4, any::<i32>()], 0..4),
         guidance in prop::option::weighted(0.3, prop_oneof![0.0f32..5.0, any::<f32>()]),
         initial_state in prop::option::weighted(0.4, states()),
@@ -366,7 +371,7 @@ prop_compose! {
         }
         v1::GenerateRequest {
             model, count, steps, time_grid, sampler, labels, guidance, seed, initial_state, output_encoding,
-            deadline_ms, request_id, ..anytime
+            deadline_ms, request_id, gamma, ..anytime
         }
     }
 }
@@ -397,7 +402,7 @@ fn check_job(request: &v1::GenerateRequest, Parsed { job, encoding }: &Parsed) {
     let ways: Vec<TimeGrid> = job.sources.iter().map(|source| way(job, source)).collect();
     for way in &ways {
         assert!(TimeGrid::new(way.times().to_vec()).is_ok() && way.steps() <= limits.max_steps as usize, "{way:?}");
-        assert!(info.time_pairs.allows(job.sampler, way.is_rising()) && way.times()[0] == start);
+        assert!(info.time_pairs.check(job.sampler, way).is_ok() && way.times()[0] == start);
     }
     let evaluations: usize = ways.iter().map(|way| job.sampler.plan(way).len()).sum();
     assert!(evaluations as u64 <= limits.max_evaluations && info.guidance.allows(job.guidance));
@@ -405,7 +410,7 @@ fn check_job(request: &v1::GenerateRequest, Parsed { job, encoding }: &Parsed) {
     assert_eq!(job.initial.is_some(), request.initial_state.is_some());
     let longest = ways.iter().map(TimeGrid::steps).max().unwrap() as u32;
     assert!((1..=longest).contains(&job.min_steps));
-    assert!(job.sampler == Sampler::FlowMap || (job.min_steps == longest && job.previews.is_none()));
+    assert!(job.sampler.jumps() || (job.min_steps == longest && job.previews.is_none()));
     let previews = job.previews.as_deref().unwrap_or_default();
     assert!(previews.is_sorted_by(|a, b| a < b) && previews.iter().all(|wanted| (1..longest).contains(wanted)));
     if let Some(Initial { states, noised_to }) = &job.initial {
@@ -424,6 +429,7 @@ const FIELDS: &[&str] = &[
     "steps",
     "time_grid.times",
     "sampler",
+    "gamma",
     "labels",
     "guidance",
     "initial_state.time",
@@ -444,6 +450,8 @@ const FIELDS: &[&str] = &[
     "continue_from.label",
     "continue_from.guidance",
     "continue_from.sampler",
+    "continue_from.gamma",
+    "continue_from.initial_state_noised",
     "continue_from.times",
     "continue_from.initial_state_digest",
 ];

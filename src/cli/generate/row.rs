@@ -184,14 +184,14 @@ pub(super) mod tests {
 
     #[test]
     fn captions_say_what_a_row_cost() {
-        assert_eq!(row(Times::Steps(4), 3).caption(), "4 steps, 8 evaluations, 38 ms");
-        let one = Row { evaluations: 1, ..row(Times::Steps(1), 1) };
+        assert_eq!(row(Times::steps(0.0, 4), 3).caption(), "4 steps, 8 evaluations, 38 ms");
+        let one = Row { evaluations: 1, ..row(Times::steps(0.0, 1), 1) };
         assert_eq!(one.caption(), "1 step, 1 evaluation, 38 ms");
     }
 
     #[test]
     fn the_title_names_a_class_that_all_images_have() {
-        let rows = [row(Times::Steps(4), 2)];
+        let rows = [row(Times::steps(0.0, 4), 2)];
         assert_eq!(title(&order(&[Some(1); 2], 1), &rows), "tiny@1, Bag, heun, guidance 1.5, seed 7");
         assert_eq!(title(&order(&[Some(1), Some(0)], 2), &rows), "tiny@1, heun, guidance 1.5, seed 7");
         assert_eq!(title(&order(&[None], 1), &rows), "tiny@1, heun, guidance 1.5, seed 7");
@@ -199,7 +199,7 @@ pub(super) mod tests {
 
     #[test]
     fn the_table_is_aligned() {
-        let table = table(&order(&[Some(1); 2], 1), &[row(Times::Steps(4), 2), row(Times::Steps(16), 2)]);
+        let table = table(&order(&[Some(1); 2], 1), &[row(Times::steps(0.0, 4), 2), row(Times::steps(0.0, 16), 2)]);
         let lines: Vec<&str> = table.lines().skip(1).collect();
         assert_eq!(lines[1], " 4 steps            8        20 ms  38 ms  0.42 ms   9.5 ms");
         assert!(lines.iter().all(|line| line.len() == lines[0].len()), "{table}");
@@ -209,7 +209,8 @@ pub(super) mod tests {
     fn images_with_fewer_steps_than_asked_are_told() {
         let steps = |used, reason| Steps { used, asked: 8, reason };
         let cut = [steps(2, StepsReason::Deadline), steps(8, StepsReason::Asked), steps(2, StepsReason::Deadline)];
-        let row = Row { steps: [&cut[..], &[steps(4, StepsReason::Overload)]].concat(), ..row(Times::Steps(8), 4) };
+        let row =
+            Row { steps: [&cut[..], &[steps(4, StepsReason::Overload)]].concat(), ..row(Times::steps(0.0, 8), 4) };
         let told = table(&order(&[Some(1); 4], 1), &[row]);
         let want = "8 steps: 2 images have 2 of 8 steps (deadline)\n8 steps: 1 image has 4 of 8 steps (overload)\n";
         assert!(told.ends_with(want), "{told}");
@@ -217,7 +218,7 @@ pub(super) mod tests {
 
     #[test]
     fn the_summary_names_units() {
-        let value = json(&order(&[Some(1), None], 2), &[row(Times::Steps(2), 2)], &["a.png".into()]);
+        let value = json(&order(&[Some(1), None], 2), &[row(Times::steps(0.0, 2), 2)], &["a.png".into()]);
         assert_eq!((&value["labels"][1], &value["files"][0]), (&Value::Null, &json!("a.png")));
         let request = &value["requests"][0];
         assert_eq!((&request["steps"], &request["total_us"]), (&json!(2), &json!(38_400)));
