@@ -3,7 +3,7 @@
 //! One request is made for each number of steps, all from the same noise, so that the rows of the picture differ in
 //! nothing else. Whether a server or this process makes the images is behind `Backend`.
 
-mod beginning;
+pub(super) mod beginning;
 pub(super) mod local;
 pub(super) mod npy;
 mod order;

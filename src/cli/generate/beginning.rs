@@ -84,7 +84,10 @@ impl BeginningFlags {
 }
 
 /// A picture's numbers in the shape and range of `model`.
-fn values(path: &Path, model: &ModelInfo) -> Result<Vec<f32>> {
+///
+/// # Errors
+/// [`Error::File`] for what is no picture, [`Error::Config`] where the model makes none.
+pub(in crate::cli) fn values(path: &Path, model: &ModelInfo) -> Result<Vec<f32>> {
     let [channels @ (1 | 3), height, width] = model.shape[..] else {
         let problem = format!("--image: samples of {} have the shape {:?}, no picture", model.id, model.shape);
         return Err(Error::Config(vec![problem]));

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::{Evaluation, Priority, Source, StepsReason};
+use crate::domain::{Evaluation, Priority, Source, StepsReason, TimePairs};
 use crate::engine::{RowStep, Start};
 use crate::load::Random;
 use crate::scheduler::{BrownOutLimits, Headroom};
@@ -32,6 +32,19 @@ struct Wish {
     tenant: u8,
     priority: Priority,
     previews: bool,
+}
+
+/// The jumps that the second model knows.
+const SHORTCUT: TimePairs = TimePairs::Dyadic { levels: 3 };
+
+impl Wish {
+    /// Such as passes validation: the second model jumps by powers of two only.
+    fn fitted(self) -> Self {
+        match self.model == 1 && self.sampler.jumps() {
+            true => Self { steps: self.steps.next_power_of_two(), sampler: Sampler::FlowMap, ..self },
+            false => self,
+        }
+    }
 }
 
 /// How a forward ends.
@@ -118,7 +131,8 @@ impl World {
             kept_bytes: 1 << 12,
             ..limits(max_rows)
         };
-        let mut core = Core::new(&[model("a", 1), model("b", 1)], &limits);
+        let shortcut = ModelInfo { time_pairs: SHORTCUT, ..model("b", 1) };
+        let mut core = Core::new(&[model("a", 1), shortcut], &limits);
         let cost = Cost::known(Line { base: 0.000_5, per_row: 0.5e-3 / max_rows as f64 });
         (0..devices).for_each(|_| _ = core.add_device(vec![cost.clone(), cost.clone()]));
         let (jobs, rows, gone, count) = Default::default();
@@ -141,6 +155,7 @@ impl World {
     }
 
     fn admit(&mut self, wish: Wish) {
+        let wish = wish.fitted();
         let deadline = wish.deadline_ms.map(|ms| self.now + Duration::from_millis(ms));
         let seed = self.count.asked;
         let label = |i: usize| (!i.is_multiple_of(3)).then_some(0);
@@ -222,6 +237,9 @@ impl World {
         assert!(forward.rows <= self.max_rows || forward.batch.rows.len() == 1);
         for step in &forward.batch.rows {
             assert!(!self.gone.contains(&step.row), "a released row");
+            let (pairs, (s, t)) =
+                (self.core.models[forward.batch.model.0].info.time_pairs, step.evaluation.network_times());
+            assert!(pairs.contains(s, t), "a jump that the model does not know: {s} {t}");
             if step.purpose == Purpose::Preview {
                 assert_eq!((step.evaluation.t, self.rows[&step.row].device), (1.0, device));
                 continue;
