@@ -1,4 +1,5 @@
-//! Samplers: a sample is a pure function of (network, initial state, labels, time grid).
+//! Samplers: a sample is a pure function of (network, initial state, labels, time grid), and of the keys of its noise
+//! where it draws any.
 
 use std::ops::Range;
 
