@@ -17,7 +17,7 @@ use flowmap::app::{App, Parts};
 use flowmap::checkpoint::Repository;
 use flowmap::config::{Config, Layers, Override};
 use flowmap::domain::ModelRef;
-use flowmap::engine::{Batch, Engine, Outcome, Purpose, RowId, RowStep, Start};
+use flowmap::engine::{Batch, Engine, Outcome, Purpose, RowId, RowStep};
 use flowmap::shutdown::Stops;
 use tokio_stream::StreamExt;
 
@@ -40,7 +40,7 @@ struct Slow {
 impl Engine for Slow {
     fn step(&mut self, batch: &Batch) -> flowmap::error::Result<Vec<Outcome>> {
         std::thread::sleep(STEP);
-        let is_doomed = |row: &&RowStep| matches!(row.start, Some(Start::Noise { seed: DOOMED, .. }));
+        let is_doomed = |row: &&RowStep| row.start.is_some() && row.noise.seed == DOOMED;
         if let Some(row) = batch.rows.iter().find(is_doomed) {
             self.watched = Some(row.row);
         }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use flowmap::checkpoint::Repository;
 use flowmap::config::{Config, Layers};
-use flowmap::domain::{Digest, Evaluation, ModelKey, ModelRef, Rule};
+use flowmap::domain::{Digest, Evaluation, ModelKey, ModelRef, NoiseKey, Rule};
 use flowmap::engine::{Batch, Outcome, Purpose, RowId, RowStep, Start};
 use flowmap::picture;
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
@@ -111,7 +111,8 @@ fn embedded() -> Result<Kind, Failure> {
     let mut engine = parts.engines.pop().ok_or("no engine")?()?;
     let step = |index: u32| RowStep {
         row: RowId(index.into()),
-        start: Some(Start::Noise { seed: 1, index }),
+        start: Some(Start::Noise),
+        noise: NoiseKey { seed: 1, index },
         evaluation: Evaluation { s: 0.0, t: 1.0, rule: Rule::Jump },
         label: Some(index % 10),
         guidance: 1.0,

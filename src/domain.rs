@@ -6,9 +6,13 @@
 mod grid;
 mod job;
 mod model;
+mod pairs;
 mod receipt;
+mod sampler;
 
-pub use grid::{Evaluation, Rule, Sampler, TimeGrid};
-pub use job::{Accepted, Image, Job, JobEvent, Preview, Priority, Source, StepsReason, Summary};
-pub use model::{Guidance, ModelId, ModelInfo, ModelKey, ModelRef, TimePairs};
+pub use grid::TimeGrid;
+pub use job::{Accepted, Image, Initial, Job, JobEvent, NoiseKey, Preview, Priority, Source, StepsReason, Summary};
+pub use model::{Guidance, ModelId, ModelInfo, ModelKey, ModelRef};
+pub use pairs::TimePairs;
 pub use receipt::{Digest, Receipt};
+pub use sampler::{Evaluation, Gamma, Renoising, Rule, Sampler};

@@ -12,7 +12,7 @@ pub mod scripted;
 
 use std::sync::Arc;
 
-use crate::domain::{Evaluation, ModelKey};
+use crate::domain::{Evaluation, ModelKey, NoiseKey};
 use crate::error::Result;
 
 pub use device::{DeviceEngine, Loaded};
@@ -29,19 +29,16 @@ impl RowId {
 /// Where a row begins.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Start {
-    /// The noise of `(seed, index)`, see `flow::noise`.
-    Noise {
-        /// The request's seed.
-        seed: u64,
-        /// The image's index in the request.
-        index: u32,
-    },
+    /// The row's noise, see `flow::noise`.
+    Noise,
     /// Row `index` of the states that the client sent, one after the other; where it sent one, that one.
     State {
         /// All states of the request: one, or one per image.
         states: Arc<[f32]>,
         /// Which of them.
         index: u32,
+        /// Where the states are data: the time up to which the row's noise is added.
+        noised_to: Option<f64>,
     },
 }
 
@@ -53,6 +50,8 @@ pub struct RowStep {
     /// Set on a row's first evaluation only; the engine then keeps its state until the row ends. A preview that shares
     /// the batch with that evaluation has it, too.
     pub start: Option<Start>,
+    /// Whose noise the row begins with, and draws where its rule says so.
+    pub noise: NoiseKey,
     /// What to evaluate and how the state moves.
     pub evaluation: Evaluation,
     /// Class label, `None` for the null class.

@@ -4,6 +4,7 @@
 //! flow map is written `X_{s,t}(x) = x + (t - s) v_{s,t}(x)` and its diagonal `v_{t,t} = b_t` is the velocity field.
 //! `s` and `t` are vectors with one entry per row, so rows at different places of different grids share a batch.
 
+pub mod adaptive;
 pub mod dual;
 pub mod gaussian;
 pub mod guidance;

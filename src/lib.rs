@@ -15,7 +15,7 @@
 //! - every channel, queue and loop has a named bound;
 //! - no environment is read outside `config`, but for the one variable that `main` sets for candle;
 //! - one place maps errors to a status;
-//! - a sample is a pure function of (weights, noise, labels, time grid).
+//! - a sample is a pure function of (weights, noise, labels, sampler, time grid).
 
 pub mod api;
 pub mod app;

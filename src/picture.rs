@@ -21,6 +21,12 @@ pub fn to_u8(values: &[f32], range: [f32; 2]) -> Vec<u8> {
     values.iter().map(|value| byte((value - low) * scale)).collect()
 }
 
+/// Bytes as values in `range`, the way back from [`to_u8`]: 0 and 255 are the ends.
+pub fn to_values(bytes: &[u8], range: [f32; 2]) -> Vec<f32> {
+    let [low, high] = range;
+    bytes.iter().map(|&byte| low + f32::from(byte) / 255.0 * (high - low)).collect()
+}
+
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the cast saturates and maps NaN to 0")]
 fn byte(value: f32) -> u8 {
     // What `round` says of these values, in instructions that every processor has for many numbers at a time.
@@ -37,6 +43,10 @@ mod tests {
         let bytes: Vec<u8> = (0..=255).collect();
         let values: Vec<f32> = bytes.iter().map(|&p| f32::from(p) / 127.5 - 1.0).collect();
         assert_eq!(to_u8(&values, [-1.0, 1.0]), bytes);
+        for range in [[-1.0, 1.0], [0.0, 255.0], [-2.0, 5.0]] {
+            let values = to_values(&bytes, range);
+            assert_eq!((values[0], values[255], to_u8(&values, range)), (range[0], range[1], bytes.clone()));
+        }
     }
 
     #[test]

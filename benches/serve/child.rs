@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use flowmap::app::{App, Parts};
 use flowmap::config::{Config, Layers, Override};
-use flowmap::domain::{Evaluation, ModelKey, Rule};
+use flowmap::domain::{Evaluation, ModelKey, NoiseKey, Rule};
 use flowmap::engine::{Batch, Engine, Purpose, RowId, RowStep, Start};
 use flowmap::shutdown::Stops;
 
@@ -183,7 +183,8 @@ fn bare(config: &Config, watch: Watch) -> Result<(), Failure> {
     let mut engine = engine()?;
     let step = |seed: u64| RowStep {
         row: RowId(seed),
-        start: Some(Start::Noise { seed, index: 0 }),
+        start: Some(Start::Noise),
+        noise: NoiseKey { seed, index: 0 },
         evaluation: Evaluation { s: 0.0, t: 1.0, rule: Rule::Jump },
         label: None,
         guidance: 1.0,

@@ -16,7 +16,7 @@ use tonic::{Request, Status, Streaming};
 
 use answer::Answer;
 pub use answer::Arrival;
-pub use convert::{floats, preview_floats};
+pub use convert::{floats, preview_floats, sampler};
 
 use super::arrival::TENANT_HEADER;
 use super::proto::v1;

@@ -5,7 +5,7 @@ use prost::bytes::Bytes;
 use super::encode::{Encoded, Encoding};
 use super::models::wire_shape;
 use super::proto::{NULL_LABEL, micros, v1};
-use crate::domain::{Accepted, Digest, Image, Job, ModelInfo, Preview, Receipt, Source, StepsReason, Summary};
+use crate::domain::{Accepted, Digest, Gamma, Image, Job, ModelInfo, Preview, Receipt, Source, StepsReason, Summary};
 
 /// What the events of a request are told with, beside what happens.
 #[derive(Debug)]
@@ -42,6 +42,7 @@ impl Teller {
                 sampler: job.sampler,
                 times: Vec::new(),
                 initial_state_digest: None,
+                initial_state_noised: job.initial.as_ref().is_some_and(|initial| initial.noised_to.is_some()),
                 sample_digest: Digest::of(&[]),
             },
             images: origins(job, model),
@@ -118,6 +119,7 @@ fn opening(job: &Job, model: &ModelInfo, encoding: Encoding) -> v1::Accepted {
         model: model.id.to_string(),
         times: job.grid.times().to_vec(),
         sampler: v1::Sampler::from(job.sampler).into(),
+        gamma: job.sampler.gamma().map(Gamma::value),
         evaluations: 0,
         guidance: job.guidance,
         seed: job.sources.first().map_or(0, |source| source.seed),
@@ -129,7 +131,7 @@ fn opening(job: &Job, model: &ModelInfo, encoding: Encoding) -> v1::Accepted {
 }
 
 fn origins(job: &Job, model: &ModelInfo) -> Vec<Origin> {
-    let states = job.initial.as_deref().unwrap_or_default();
+    let states = job.initial.as_ref().map_or(&[][..], |initial| &*initial.states);
     let digests: Vec<Digest> = states.chunks(model.elements().max(1)).map(Digest::of_numbers).collect();
     let origin = |(place, source): (usize, &Source)| {
         let own = source.walked.as_deref().and_then(|walked| job.grid.after(walked));
@@ -169,6 +171,8 @@ impl From<Receipt> for v1::Receipt {
             label: wire_label(receipt.label),
             guidance: receipt.guidance,
             sampler: v1::Sampler::from(receipt.sampler).into(),
+            gamma: receipt.sampler.gamma().map(Gamma::value),
+            initial_state_noised: receipt.initial_state_noised,
             times: receipt.times,
             initial_state_digest: receipt.initial_state_digest.map(bytes).unwrap_or_default(),
             sample_digest: bytes(receipt.sample_digest),

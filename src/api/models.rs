@@ -40,6 +40,7 @@ fn describe(catalogue: &Catalogue, key: ModelKey) -> v1::Model {
         guidance_default: model.guidance.default_scale(),
         guidance_max,
         time_pairs: time_pairs(model.time_pairs).into(),
+        dyadic_levels: dyadic_levels(model.time_pairs),
         objective: model.objective.clone(),
         content_hash: model.content_hash.clone(),
     }
@@ -64,5 +65,14 @@ fn time_pairs(pairs: TimePairs) -> v1::TimePairs {
         TimePairs::Diagonal => v1::TimePairs::Diagonal,
         TimePairs::Triangle => v1::TimePairs::Triangle,
         TimePairs::Square => v1::TimePairs::Square,
+        TimePairs::End => v1::TimePairs::End,
+        TimePairs::Dyadic { .. } => v1::TimePairs::Dyadic,
+    }
+}
+
+fn dyadic_levels(pairs: TimePairs) -> u32 {
+    match pairs {
+        TimePairs::Dyadic { levels } => levels,
+        TimePairs::Diagonal | TimePairs::Triangle | TimePairs::Square | TimePairs::End => 0,
     }
 }

@@ -33,6 +33,7 @@ impl From<Sampler> for v1::Sampler {
             Sampler::FlowMap => Self::FlowMap,
             Sampler::Euler => Self::Euler,
             Sampler::Heun => Self::Heun,
+            Sampler::Gamma(_) => Self::Gamma,
         }
     }
 }

@@ -20,7 +20,7 @@ use super::catalogue::Catalogue;
 use super::encode::Encoding;
 use super::proto::{NULL_LABEL, v1};
 use super::settings::Limits;
-use crate::domain::{Job, ModelInfo, ModelKey, ModelRef, Sampler, Source, TimeGrid};
+use crate::domain::{Gamma, Job, ModelInfo, ModelKey, ModelRef, Sampler, Source, TimeGrid};
 use crate::error::{Error, Result, Violation};
 
 /// Longest request id, in characters.
@@ -66,11 +66,11 @@ pub(super) fn parse(
         [] => reader.anew(Wishes { count, sampler, guidance, seed: request.seed.unwrap_or(arrival.seed) }, grid, info),
         receipts => reader.continued(receipts, &grid, info),
     };
-    let min_steps = reader.min_steps(&plan);
+    let min_steps = reader.min_steps(&plan, info);
     let previews = reader.previews(&plan);
     let encoding = reader.legal_encoding(encoding, info);
     let initial = reader.initial(count, info);
-    reader.same_states(initial.as_deref(), info);
+    reader.same_states(initial.as_ref(), info);
     reader.finish()?;
     let Plan { sampler, guidance, grid, sources, .. } = plan;
     let (tenant, deadline) = (Arc::clone(&arrival.tenant), Some(deadline));
@@ -194,19 +194,35 @@ impl Reader<'_> {
 
     /// `None` where the server chooses.
     fn sampler(&mut self) -> Option<Sampler> {
-        self.known_sampler("sampler", self.request.sampler)
+        self.known_sampler("", self.request.sampler, self.request.gamma)
     }
 
-    /// `None` for none, and for one that is not known.
-    fn known_sampler(&mut self, field: &str, sampler: i32) -> Option<Sampler> {
-        match v1::Sampler::try_from(sampler) {
+    /// `None` for none, and for one that is not known. `of` is the path of the message whose fields these are.
+    fn known_sampler(&mut self, of: &str, sampler: i32, gamma: Option<f32>) -> Option<Sampler> {
+        let known = match v1::Sampler::try_from(sampler) {
             Ok(v1::Sampler::Unspecified) => None,
             Ok(v1::Sampler::FlowMap) => Some(Sampler::FlowMap),
             Ok(v1::Sampler::Euler) => Some(Sampler::Euler),
             Ok(v1::Sampler::Heun) => Some(Sampler::Heun),
+            Ok(v1::Sampler::Gamma) => return Some(self.gamma_sampler(of, gamma)),
             Err(unknown) => {
-                self.reject(field, format!("{} is not a sampler", unknown.0));
+                self.reject(format!("{of}sampler"), format!("{} is not a sampler", unknown.0));
                 None
+            }
+        };
+        if gamma.is_some() {
+            self.reject(format!("{of}gamma"), "is for SAMPLER_GAMMA alone");
+        }
+        known
+    }
+
+    /// Gamma 1, the sampler of consistency models, where no other is named.
+    fn gamma_sampler(&mut self, of: &str, gamma: Option<f32>) -> Sampler {
+        match gamma.map_or(Ok(Gamma::ONE), Gamma::new) {
+            Ok(gamma) => Sampler::Gamma(gamma),
+            Err(problem) => {
+                self.reject(format!("{of}gamma"), problem);
+                Sampler::CONSISTENCY
             }
         }
     }
@@ -215,7 +231,7 @@ impl Reader<'_> {
     fn anew(&mut self, wishes: Wishes, grid: TimeGrid, model: &ModelInfo) -> Plan {
         let Wishes { count, sampler, guidance, seed } = wishes;
         let sampler = sampler.unwrap_or_else(|| model.time_pairs.default_sampler());
-        self.legal_sampler("sampler", sampler, &grid, model);
+        self.legal_way(sampler, &grid, model);
         let steps = u32::try_from(grid.steps()).unwrap_or(u32::MAX);
         self.work("count", count, u64::from(steps) * u64::from(count), sampler);
         let labels = self.labels(count, model);
@@ -225,15 +241,22 @@ impl Reader<'_> {
         Plan { sampler, guidance, grid, sources, steps }
     }
 
-    fn legal_sampler(&mut self, field: &str, sampler: Sampler, grid: &TimeGrid, model: &ModelInfo) {
+    /// Whether the model knows every jump of a way. The times are at fault where other times would do.
+    fn legal_way(&mut self, sampler: Sampler, grid: &TimeGrid, model: &ModelInfo) {
+        let Err(problem) = model.time_pairs.check(sampler, grid) else { return };
         if !model.time_pairs.allows(sampler, grid.is_rising()) {
-            let way = if grid.is_rising() { "rising" } else { "falling" };
-            let legal = Sampler::ALL.into_iter().filter(|s| model.time_pairs.allows(*s, grid.is_rising()));
-            let legal: Vec<String> = legal.map(|s| s.to_string()).collect();
-            let description =
-                format!("{sampler} cannot walk a {way} time grid of {}; possible: {}", model.id, legal.join(", "));
-            self.reject(field, description);
+            return self.illegal_sampler("sampler", &problem, grid.is_rising(), model);
         }
+        let field = if self.request.time_grid.is_some() { "time_grid.times" } else { "steps" };
+        self.reject(field, format!("{}: {problem}", model.id));
+    }
+
+    fn illegal_sampler(&mut self, field: &str, problem: &str, rising: bool, model: &ModelInfo) {
+        let way = if rising { "rising" } else { "falling" };
+        let legal: Vec<String> = model.time_pairs.samplers(rising).map(|sampler| sampler.to_string()).collect();
+        let legal = if legal.is_empty() { "nothing".into() } else { legal.join(", ") };
+        let description = format!("{}: {problem}; a {way} time grid can be walked by {legal}", model.id);
+        self.reject(field, description);
     }
 
     /// Bounds the whole request, whose parts may each be within theirs.

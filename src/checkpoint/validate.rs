@@ -8,7 +8,7 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 
 use super::manifest::{Architecture, DataSpec, Manifest, SCHEMA_VERSION, TrainingRecord, WeightsRecord};
-use crate::domain::Guidance;
+use crate::domain::{Guidance, TimePairs};
 
 /// Most weights: 8 GiB in memory.
 const MAX_PARAMETERS: u64 = 1 << 31;
@@ -45,6 +45,9 @@ pub(super) fn problems(manifest: &Manifest) -> Vec<String> {
     all.within("noise_scale", manifest.noise_scale, f32::MIN_POSITIVE..=MAX_NOISE_SCALE);
     data(&manifest.data, &mut all);
     guidance(manifest.guidance, &manifest.data, &mut all);
+    if let TimePairs::Dyadic { levels } = manifest.time_pairs {
+        all.within("time_pairs.dyadic.levels", levels, 0..=TimePairs::MAX_LEVELS);
+    }
     training(&manifest.training, &mut all);
     weights(&manifest.weights, &mut all);
     match &manifest.architecture {
@@ -328,6 +331,7 @@ mod tests {
         assert!(check(|m| m.data.range = [1.0, 1.0]).contains("does not rise"));
         assert!(check(|m| m.data.range = [f32::NAN, 1.0]).contains("data.range NaN"));
         assert!(check(|m| m.guidance = Guidance::Input { max: 0.5 }).contains("guidance.max"));
+        assert!(check(|m| m.time_pairs = TimePairs::Dyadic { levels: 21 }).contains("time_pairs.dyadic.levels"));
         assert!(check(|m| m.guidance = Guidance::Baked { scale: f32::NAN }).contains("guidance.scale"));
         assert!(check(|m| m.training.ema_decay = 1.5).contains("ema_decay"));
     }

@@ -3,6 +3,7 @@
 //! One request is made for each number of steps, all from the same noise, so that the rows of the picture differ in
 //! nothing else. Whether a server or this process makes the images is behind `Backend`.
 
+pub(super) mod beginning;
 pub(super) mod local;
 pub(super) mod npy;
 mod order;
@@ -18,6 +19,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::domain::{ModelInfo, Receipt, Sampler, TimeGrid};
 use crate::error::{Error, Result};
+use beginning::{BeginningFlags, Given};
 use local::Local;
 use order::{Order, Times};
 use output::Outputs;
@@ -41,6 +43,7 @@ const DEFAULT_STEPS: u32 = 4;
   flowmap generate --server http://10.0.0.5:50051 --model fashion-mnist@1 --grid 0,0.3,1 --npy images.npy
   flowmap generate --steps 8 --min-steps 2 --deadline-ms 40 --previews --receipts images.json
   flowmap generate --continue images.json --steps 16 --out refined.png
+  flowmap generate --image boot.png --strength 0.6 --class Sneaker --count 8 --steps 2,4,8
   flowmap generate --local --count 256 --safetensors images.safetensors --json")]
 pub struct Args {
     /// The server's address.
@@ -67,9 +70,20 @@ pub struct Args {
     /// Times to visit instead of a uniform grid, from 0 (noise) to 1 (data).
     #[arg(long, value_name = "T,…", value_parser = order::time_grid, conflicts_with = "steps")]
     grid: Option<TimeGrid>,
-    /// How the grid is walked: flow-map, euler or heun. What suits the model if absent.
+    /// How the grid is walked: flow-map, euler, heun, gamma:G with 0 <= G <= 1, or consistency. What suits the model if
+    /// absent.
     #[arg(long, value_name = "NAME")]
     sampler: Option<Sampler>,
+    /// With --local: follow the velocity field by an adaptive method of fifth order within this tolerance, instead of a
+    /// grid.
+    #[arg(
+        long,
+        value_name = "TOLERANCE",
+        value_parser = order::tolerance,
+        requires = "local",
+        conflicts_with_all = ["steps", "grid", "sampler"]
+    )]
+    ode: Option<f64>,
     /// Guidance scale. The model's own if absent.
     #[arg(long, value_name = "SCALE")]
     guidance: Option<f32>,
@@ -82,6 +96,8 @@ pub struct Args {
     /// The request's name in the server's log; with several numbers of steps, theirs is appended.
     #[arg(long, value_name = "ID")]
     request_id: Option<String>,
+    #[command(flatten)]
+    beginning: BeginningFlags,
     #[command(flatten)]
     wishes: ServerFlags,
     #[command(flatten)]
@@ -100,13 +116,20 @@ impl Args {
     /// # Errors
     /// [`Error::Config`] where two rows would have the same name.
     fn times(&self) -> Result<Vec<Times>> {
+        let start = self.beginning.time();
         if let Some(grid) = &self.grid {
-            return Ok(vec![Times::Grid(grid.clone())]);
+            return match grid.times()[0] == start {
+                true => Ok(vec![Times::Grid(grid.clone())]),
+                false => Err(Error::Config(vec![format!("--grid: must begin at {start}, where the images do")])),
+            };
+        }
+        if self.ode.is_some() {
+            return Ok(vec![Times::Whole { start }]);
         }
         let steps = if self.steps.is_empty() { &[DEFAULT_STEPS] } else { self.steps.as_slice() };
         match (1..steps.len()).find(|&i| steps[..i].contains(&steps[i])) {
             Some(i) => Err(Error::Config(vec![format!("--steps: {} is there twice", steps[i])])),
-            None => Ok(steps.iter().copied().map(Times::Steps).collect()),
+            None => Ok(steps.iter().map(|&steps| Times::steps(start, steps)).collect()),
         }
     }
 
@@ -141,8 +164,8 @@ trait Backend {
     /// The model that `name` names.
     fn model(&mut self, name: &str) -> Result<ModelInfo>;
 
-    /// Makes the images of one row; `bar` advances by one for each.
-    fn row(&mut self, order: &Order, times: &Times, bar: &ProgressBar) -> Result<Row>;
+    /// Makes the images of one row, from noise or from what is given; `bar` advances by one for each.
+    fn row(&mut self, order: &Order, times: &Times, given: Option<&Given>, bar: &ProgressBar) -> Result<Row>;
 }
 
 /// Runs the command.
@@ -155,9 +178,9 @@ pub fn main(args: &Args) -> Result<()> {
     let model = backend.model(args.model(&wishes))?;
     args.outputs.check(&model)?;
     wishes.check(&model)?;
-    let order = Order::new(args, wishes, &model)?;
+    let order = Order::new(args, wishes, args.beginning.read(&model)?, &model)?;
     let bar = args.bar(times.len() * order.labels.len());
-    let rows = times.iter().map(|times| backend.row(&order, times, &bar)).collect::<Result<Vec<_>>>();
+    let rows = times.iter().map(|times| beginning::row(&mut *backend, &order, times, &bar)).collect::<Result<Vec<_>>>();
     bar.finish_and_clear();
     let rows = rows?;
     let mut files = args.outputs.write(&order, &rows)?;
@@ -196,9 +219,13 @@ mod tests {
 
     #[test]
     fn each_number_of_steps_is_a_row() {
-        assert_eq!(times("generate").unwrap(), [Times::Steps(DEFAULT_STEPS)]);
-        assert_eq!(times("generate --steps 1,2 --steps 8").unwrap(), [1, 2, 8].map(Times::Steps));
+        assert_eq!(times("generate").unwrap(), [Times::steps(0.0, DEFAULT_STEPS)]);
+        assert_eq!(times("generate --steps 1,2 --steps 8").unwrap(), [1, 2, 8].map(|steps| Times::steps(0.0, steps)));
         assert_eq!(times("generate --grid 0,0.3,1").unwrap()[0].caption(), "0, 0.3, 1");
+        assert_eq!(times("generate --image a.png --strength 0.75 --steps 2").unwrap(), [Times::steps(0.25, 2)]);
+        assert_eq!(times("generate --image a.png --encode --steps 2").unwrap(), [Times::steps(0.0, 2)]);
+        assert_eq!(times("generate --local --ode 1e-5").unwrap(), [Times::Whole { start: 0.0 }]);
+        assert!(times("generate --grid 0.5,1").is_err());
         assert_eq!(times("generate --steps 4,2,4").unwrap_err().to_string(), "--steps: 4 is there twice");
     }
 
@@ -222,9 +249,19 @@ mod tests {
             "generate --preview-dir a",
             "generate --previews 0",
             "generate --models a",
+            "generate --ode 1e-5",
+            "generate --local --ode 0",
+            "generate --local --ode 1e-5 --steps 4",
+            "generate --strength 0.5",
+            "generate --image a.png --strength 0",
+            "generate --image a.png --strength 0.5 --encode",
+            "generate --image a.png --continue a.json",
+            "generate --encode",
+            "generate --sampler gamma:2",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }
+        assert!(parse("generate --local --image a.png --interpolate b.png --sampler consistency").is_ok());
         assert!(parse("generate --local --models a --sampler flow-map --guidance 1.5").is_ok());
         assert!(parse("generate --previews --priority high --continue a.json --tenant me").is_ok());
         assert!(parse("generate --previews 1,2 --preview-dir a --steps 4").is_ok());

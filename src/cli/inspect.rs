@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::tensors::Entry;
 use crate::checkpoint::{Repository, store};
-use crate::domain::{Guidance, ModelId, ModelRef, Sampler, TimePairs};
+use crate::domain::{Guidance, ModelId, ModelRef, TimePairs};
 use crate::error::{Error, Result};
 
 /// Width of the column of names.
@@ -178,15 +178,18 @@ pub(super) fn told_guidance(guidance: Guidance) -> String {
 /// Legal time pairs, for people.
 pub(super) fn told_pairs(pairs: TimePairs) -> String {
     match pairs {
-        TimePairs::Diagonal => "s = t: a velocity field",
-        TimePairs::Triangle => "s <= t: a flow map that generates",
-        TimePairs::Square => "all of [0, 1]^2: a flow map that generates and encodes",
+        TimePairs::Diagonal => "s = t: a velocity field".into(),
+        TimePairs::Triangle => "s <= t: a flow map that generates".into(),
+        TimePairs::Square => "all of [0, 1]^2: a flow map that generates and encodes".into(),
+        TimePairs::End => "t = 1: a consistency model".into(),
+        TimePairs::Dyadic { levels } => {
+            format!("s = t, and t - s = 2^-k from multiples of it, k = 0 to {levels}: a shortcut model")
+        }
     }
-    .into()
 }
 
 fn samplers(pairs: TimePairs) -> String {
-    let possible = Sampler::ALL.into_iter().filter(|&sampler| pairs.allows(sampler, true));
+    let possible = pairs.samplers(true);
     let told = possible.map(|sampler| {
         if sampler == pairs.default_sampler() { format!("{sampler} (default)") } else { sampler.to_string() }
     });
@@ -257,7 +260,7 @@ mod tests {
             "data          checkerboard, shape [2], values -1 to 1\n",
             "classes       none: unconditional\n",
             "time pairs    s <= t: a flow map that generates\n",
-            "samplers      flow-map (default), euler, heun\n",
+            "samplers      flow-map (default), euler, heun, gamma:0.5, consistency\n",
             "training      lmd, 1 500 steps, 1 536 000 samples, exponential moving average 0.999\n",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");

@@ -43,6 +43,7 @@ pub(super) mod tests {
             sampler: Sampler::FlowMap,
             times: vec![0.0, 0.5, 1.0],
             initial_state_digest: None,
+            initial_state_noised: false,
             sample_digest: Digest::of(b"a"),
         }
     }

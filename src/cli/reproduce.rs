@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 
 use super::generate::local::{Local, Way};
-use super::generate::{npy, output::picture};
+use super::generate::{beginning::values, npy, output::picture};
 use super::receipts;
-use crate::domain::{Digest, Guidance, ModelInfo, Receipt, TimeGrid};
+use crate::domain::{Digest, Guidance, ModelInfo, NoiseKey, Receipt, TimeGrid};
 use crate::error::{Error, Result};
 use crate::flow::noise;
 
@@ -31,6 +31,9 @@ pub struct Args {
     /// Take the models of this folder instead of the embedded ones.
     #[arg(long, value_name = "DIR")]
     models: Option<PathBuf>,
+    /// The picture that the images began with, where they did not begin with noise.
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
     /// Save the images in this folder: PNG files, or NumPy arrays of what is no image.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -43,7 +46,9 @@ pub struct Args {
 /// [`Error::NotFound`] for a model that is not there.
 pub fn main(args: &Args) -> Result<()> {
     let receipts = receipts::read(&args.receipts)?;
-    from_noise(&receipts)?;
+    if args.image.is_none() {
+        from_noise(&receipts)?;
+    }
     if let Some(folder) = &args.out {
         std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, "create it", e))?;
     }
@@ -58,7 +63,8 @@ pub fn main(args: &Args) -> Result<()> {
         let verdict = match receipt.content_hash == model.info().content_hash {
             false => Verdict::OtherWeights,
             true => {
-                let sample = remake(model, receipt, &way)?;
+                let begin = beginning(receipt, model.info(), args.image.as_deref())?;
+                let sample = remake(model, receipt, &way, begin)?;
                 if let Some(folder) = &args.out {
                     save(folder, place, model.info(), &sample)?;
                 }
@@ -108,21 +114,40 @@ fn from_noise(receipts: &[Receipt]) -> Result<()> {
     match receipts.iter().position(|receipt| receipt.initial_state_digest.is_some()) {
         None => Ok(()),
         Some(place) => Err(Error::Config(vec![format!(
-            "receipt {place} is of an image that began with a state, which it does not have; only images that began \
-             with noise can be made again here"
+            "receipt {place} is of an image that began with a state, which it does not have; where that was a picture, \
+             name it with --image"
         )])),
     }
 }
 
-/// The way of an image from noise.
+/// Where an image begins: with its noise, or with the picture whose digest its receipt has.
+///
+/// # Errors
+/// [`Error::Config`] for another picture or none, [`Error::File`] where it cannot be read.
+fn beginning(receipt: &Receipt, model: &ModelInfo, picture: Option<&Path>) -> Result<Vec<f32>> {
+    let key = NoiseKey { seed: receipt.seed, index: receipt.index };
+    let Some(digest) = receipt.initial_state_digest else {
+        return Ok(noise::initial(key.seed, key.index, model.elements(), model.noise_scale));
+    };
+    let another = || Error::Config(vec!["--image: is not the picture that the images began with".into()]);
+    let state = values(picture.ok_or_else(another)?, model)?;
+    match (Digest::of_numbers(&state) == digest, receipt.times.first()) {
+        (true, Some(&time)) if receipt.initial_state_noised => Ok(noise::noised(&state, time, key, model.noise_scale)),
+        (true, _) => Ok(state),
+        (false, _) => Err(another()),
+    }
+}
+
+/// The way of an image from where it began.
 ///
 /// # Errors
 /// What the model would not do, as a sentence.
 fn way(receipt: &Receipt, model: &ModelInfo) -> Result<TimeGrid, String> {
     let Receipt { times, sampler, guidance, label, .. } = receipt;
     let grid = TimeGrid::new(times.clone()).map_err(|problem| format!("times: {problem}"))?;
-    if grid.times()[0] != 0.0 || !model.time_pairs.allows(*sampler, grid.is_rising()) {
-        return Err(format!("{} cannot walk these times from noise by {sampler}", model.id));
+    let is_anywhere = receipt.initial_state_digest.is_some();
+    if (grid.times()[0] != 0.0 && !is_anywhere) || model.time_pairs.check(*sampler, &grid).is_err() {
+        return Err(format!("{} cannot walk these times by {sampler}", model.id));
     }
     // The network's interface has no argument for a scale.
     if !model.guidance.allows(*guidance) || matches!(model.guidance, Guidance::Input { .. }) {
@@ -134,11 +159,11 @@ fn way(receipt: &Receipt, model: &ModelInfo) -> Result<TimeGrid, String> {
     }
 }
 
-fn remake(model: &Local, receipt: &Receipt, grid: &TimeGrid) -> Result<Vec<f32>> {
+fn remake(model: &Local, receipt: &Receipt, grid: &TimeGrid, begin: Vec<f32>) -> Result<Vec<f32>> {
     let info = model.info();
-    let noise = noise::initial(receipt.seed, receipt.index, info.elements(), info.noise_scale);
-    let x = Tensor::from_vec(noise, [&[1], info.shape.as_slice()].concat(), &Device::Cpu)?;
-    model.walk(Way { sampler: receipt.sampler, grid, guidance: receipt.guidance }, &x, &[receipt.label])
+    let x = Tensor::from_vec(begin, [&[1], info.shape.as_slice()].concat(), &Device::Cpu)?;
+    let way = Way { sampler: receipt.sampler, grid, guidance: receipt.guidance };
+    model.walk(way, &x, &[receipt.label], &[NoiseKey { seed: receipt.seed, index: receipt.index }])
 }
 
 fn save(folder: &Path, place: usize, model: &ModelInfo, sample: &[f32]) -> Result<()> {
@@ -172,7 +197,8 @@ mod tests {
             times: vec![0.0, 1.0],
             ..receipt(3)
         };
-        let sample = remake(&model, &plain, &way(&plain, model.info()).unwrap()).unwrap();
+        let begin = beginning(&plain, model.info(), None).unwrap();
+        let sample = remake(&model, &plain, &way(&plain, model.info()).unwrap(), begin).unwrap();
         let receipt = Receipt { sample_digest: Digest::of_numbers(&sample), ..plain };
         (model, receipt, sample)
     }
@@ -181,7 +207,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (path, out) = (folder.path().join("receipts.json"), folder.path().join("out"));
         receipts::write(&path, receipts).unwrap();
-        let ended = main(&Args { receipts: path, models: None, out: Some(out.clone()) });
+        let ended = main(&Args { receipts: path, models: None, image: None, out: Some(out.clone()) });
         assert!(ended.is_err() || out.join("image-0000.png").is_file());
         ended
     }

@@ -66,6 +66,34 @@ fn unknown_class(path: &Path, class: &str) -> Error {
     Error::file(path, format!("class folder '{class}' does not exist in the training split"))
 }
 
+/// One picture as planes of `shape` = `[channels, height, width]`, of 1 channel (luminance) or 3: cropped about its
+/// centre and scaled where its size is another.
+///
+/// # Errors
+/// [`Error::File`] where it cannot be decoded within the limits.
+pub fn picture(path: &Path, shape: [usize; 3]) -> Result<Vec<u8>> {
+    let [channels, height, width] = shape;
+    let side = |n: usize| u32::try_from(n).map_err(|_| Error::file(path, format!("cannot be scaled to {shape:?}")));
+    let (image, size) = (decode(path)?, [side(width)?, side(height)?]);
+    let image = match [image.width(), image.height()] == size {
+        true => image,
+        false => image.resize_to_fill(size[0], size[1], FilterType::CatmullRom),
+    };
+    let mut pixels = Vec::with_capacity(channels * height * width);
+    push_planes(image, channels == 1, &mut pixels);
+    Ok(pixels)
+}
+
+/// Adds the planes of an image.
+fn push_planes(image: DynamicImage, grey: bool, pixels: &mut Vec<u8>) {
+    if grey {
+        return pixels.extend_from_slice(image.into_luma8().as_raw());
+    }
+    let interleaved = image.into_rgb8();
+    let plane = |channel: usize| interleaved.as_raw().iter().skip(channel).step_by(3);
+    (0..3).for_each(|channel| pixels.extend(plane(channel)));
+}
+
 /// Images of one shape, one after the other.
 struct Stack {
     layout: Layout,
@@ -84,13 +112,7 @@ impl Stack {
             let problem = format!("is {w} × {h}, but the first image is {ew} × {eh}; set `size` to scale them all");
             return Err(Error::file(path, problem));
         }
-        if self.layout.grey {
-            self.pixels.extend_from_slice(image.into_luma8().as_raw());
-        } else {
-            let interleaved = image.into_rgb8();
-            let plane = |channel: usize| interleaved.as_raw().iter().skip(channel).step_by(3);
-            (0..3).for_each(|channel| self.pixels.extend(plane(channel)));
-        }
+        push_planes(image, self.layout.grey, &mut self.pixels);
         self.labels.push(label);
         if self.labels.len() > MAX_IMAGES || self.pixels.len() > MAX_BYTES {
             let bounds = format!("{MAX_IMAGES} images and {MAX_BYTES} bytes");
@@ -209,6 +231,16 @@ mod tests {
         let images = read(folder.path(), Split::Train, Layout { size: Some(2), grey: true }).unwrap();
         assert_eq!(images.get(0), Some((&[50u8; 4][..], 0)));
         assert_eq!(images.get(1), Some((&[90u8; 4][..], 0)));
+    }
+
+    #[test]
+    fn a_single_picture_takes_the_shape_that_is_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.png");
+        save(&path, 6, 4, [10, 20, 30]);
+        assert_eq!(picture(&path, [3, 4, 6]).unwrap(), [[10; 24], [20; 24], [30; 24]].concat());
+        assert_eq!(picture(&path, [1, 2, 2]).unwrap().len(), 4);
+        assert!(picture(&folder.path().join("no.png"), [1, 2, 2]).is_err());
     }
 
     #[test]

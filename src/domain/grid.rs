@@ -1,9 +1,4 @@
-//! Time grids, samplers and the network evaluations that they plan.
-
-use std::fmt;
-use std::str::FromStr;
-
-use serde::{Deserialize, Serialize};
+//! Time grids.
 
 /// A strictly monotone sequence of at least two times in `[0, 1]`.
 ///
@@ -70,6 +65,12 @@ impl TimeGrid {
         (grid.steps() >= walked.len()).then_some(grid)
     }
 
+    /// The same times the other way round.
+    #[must_use]
+    pub fn reversed(&self) -> Self {
+        Self(self.0.iter().rev().copied().collect())
+    }
+
     /// The times, first to last.
     pub fn times(&self) -> &[f64] {
         &self.0
@@ -91,102 +92,6 @@ impl TimeGrid {
     }
 }
 
-/// How a grid is walked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Sampler {
-    /// Composition of flow maps, `x ← X_{s,t}(x)`: one evaluation a step.
-    FlowMap,
-    /// Explicit Euler on the velocity `v_{t,t}`: one evaluation a step.
-    Euler,
-    /// Heun's second-order method on the velocity `v_{t,t}`: two evaluations a step.
-    Heun,
-}
-
-impl Sampler {
-    /// Every sampler.
-    pub const ALL: [Self; 3] = [Self::FlowMap, Self::Euler, Self::Heun];
-
-    /// Network evaluations that one step takes.
-    pub fn evaluations_per_step(self) -> u32 {
-        match self {
-            Self::FlowMap | Self::Euler => 1,
-            Self::Heun => 2,
-        }
-    }
-
-    /// The evaluations that walk `grid`, in order. Pure: the same arguments give the same plan.
-    pub fn plan(self, grid: &TimeGrid) -> Vec<Evaluation> {
-        let rules: &[Rule] = match self {
-            Self::FlowMap => &[Rule::Jump],
-            Self::Euler => &[Rule::Euler],
-            Self::Heun => &[Rule::HeunPredict, Rule::HeunCorrect],
-        };
-        grid.intervals().flat_map(|(s, t)| rules.iter().map(move |&rule| Evaluation { s, t, rule })).collect()
-    }
-}
-
-impl fmt::Display for Sampler {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::FlowMap => "flow-map",
-            Self::Euler => "euler",
-            Self::Heun => "heun",
-        })
-    }
-}
-
-impl FromStr for Sampler {
-    type Err = String;
-
-    fn from_str(s: &str) -> Result<Self, Self::Err> {
-        Self::ALL
-            .into_iter()
-            .find(|sampler| sampler.to_string() == s)
-            .ok_or_else(|| format!("unknown sampler '{s}'; one of: flow-map, euler, heun"))
-    }
-}
-
-/// How one network evaluation moves a row's state `x` across its interval `(s, t)`, with `h = t - s`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Rule {
-    /// `x ← x + h v_{s,t}(x)`, the flow map itself.
-    Jump,
-    /// `x ← x + h v_{s,s}(x)`.
-    Euler,
-    /// `x̂ = x + h v_{s,s}(x)`, keeping `x` for the corrector.
-    HeunPredict,
-    /// `x ← (x + x̂ + h v_{t,t}(x̂)) / 2`: equal to `x + h (k₁ + k₂) / 2` without keeping `k₁`.
-    HeunCorrect,
-}
-
-/// One evaluation of the network for one row: the unit of work that is scheduled.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Evaluation {
-    /// Start of the interval.
-    pub s: f64,
-    /// End of the interval.
-    pub t: f64,
-    /// What becomes of the state.
-    pub rule: Rule,
-}
-
-impl Evaluation {
-    /// The jump from `s` that finishes an image: what makes a row in flight one evaluation from done.
-    pub fn finish(s: f64) -> Self {
-        Self { s, t: 1.0, rule: Rule::Jump }
-    }
-
-    /// The pair of times at which the network is asked for `v`.
-    pub fn network_times(&self) -> (f64, f64) {
-        match self.rule {
-            Rule::Jump => (self.s, self.t),
-            Rule::Euler | Rule::HeunPredict => (self.s, self.s),
-            Rule::HeunCorrect => (self.t, self.t),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -205,6 +110,7 @@ mod tests {
     fn explicit_grids_are_checked() {
         assert!(TimeGrid::new(vec![0.0, 0.4, 1.0]).is_ok());
         assert!(TimeGrid::new(vec![1.0, 0.4, 0.0]).is_ok_and(|g| !g.is_rising()));
+        assert_eq!(TimeGrid::uniform(2).reversed().times(), [1.0, 0.5, 0.0]);
         for bad in [vec![], vec![0.0], vec![0.0, 0.0], vec![0.0, 0.5, 0.4], vec![0.0, 1.5], vec![0.0, f64::NAN]] {
             assert!(TimeGrid::new(bad.clone()).is_err(), "{bad:?}");
         }
@@ -233,16 +139,5 @@ mod tests {
         assert_eq!(grid.after(&[0.0, 0.25]).unwrap(), grid);
         assert_eq!(grid.after(&[0.0, 1.0]), None);
         assert_eq!(grid.after(&[]), None);
-    }
-
-    #[test]
-    fn heun_takes_two_evaluations_a_step() {
-        let grid = TimeGrid::uniform(2);
-        for sampler in Sampler::ALL {
-            let plan = sampler.plan(&grid);
-            assert_eq!(plan.len(), 2 * sampler.evaluations_per_step() as usize);
-            assert_eq!(sampler.to_string().parse(), Ok(sampler));
-        }
-        assert_eq!(Sampler::Heun.plan(&grid)[1].network_times(), (0.5, 0.5));
     }
 }

@@ -24,19 +24,37 @@ pub struct Job {
     /// The times that every image visits, should nothing be given up.
     pub grid: TimeGrid,
     /// The fewest steps after which an image may be finished: `1 ..=` those of the longest image. Fewer than all only for
-    /// the sampler [`FlowMap`](Sampler::FlowMap), whose images are one jump from their end.
+    /// samplers that [jump](Sampler::jumps), whose images are one jump from their end.
     pub min_steps: u32,
     /// One per image, at least one.
     pub sources: Vec<Source>,
     /// Guidance scale.
     pub guidance: f32,
-    /// States at the grid's first time instead of noise: one for all images, or one per image, one after the other.
-    pub initial: Option<Arc<[f32]>>,
+    /// States at the grid's first time instead of noise.
+    pub initial: Option<Initial>,
     /// When the answer is worth nothing any more.
     pub deadline: Option<Instant>,
     /// The evaluations after which previews are wanted, rising, each in `1 .. evaluations` of a plan; `None` for no
     /// previews, empty for all of them.
     pub previews: Option<Arc<[u32]>>,
+}
+
+/// Whose noise it is: all that an image draws is a function of this, its own and what samplers draw on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct NoiseKey {
+    /// The request's seed.
+    pub seed: u64,
+    /// The image's index at its first generation.
+    pub index: u32,
+}
+
+/// States that a job's images begin with instead of noise.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Initial {
+    /// One state for all images, or one per image, one after the other.
+    pub states: Arc<[f32]>,
+    /// Where the states are data: the time at which images begin, with as much of their own noise as it has.
+    pub noised_to: Option<f64>,
 }
 
 /// Where one image comes from.
@@ -57,6 +75,11 @@ impl Source {
     /// An image from noise.
     pub fn noise(seed: u64, index: u32, label: Option<u32>) -> Self {
         Self { seed, index, label, walked: None }
+    }
+
+    /// Its noise.
+    pub fn noise_key(&self) -> NoiseKey {
+        NoiseKey { seed: self.seed, index: self.index }
     }
 }
 

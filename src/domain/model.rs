@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::Sampler;
+use super::TimePairs;
 
 /// Name and version of a checkpoint, printed `name@version`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -105,37 +105,6 @@ impl Guidance {
     }
 }
 
-/// The pairs `(s, t)` at which a network was trained, hence may be asked for `v_{s,t}`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TimePairs {
-    /// `s = t` only: a velocity field.
-    Diagonal,
-    /// `s <= t`: a flow map that generates.
-    Triangle,
-    /// All of `[0, 1]²`: a flow map that also encodes.
-    Square,
-}
-
-impl TimePairs {
-    /// Whether `sampler` asks only for legal pairs, walking a grid that rises or falls.
-    pub fn allows(self, sampler: Sampler, rising: bool) -> bool {
-        match (self, sampler) {
-            (Self::Square, _) | (_, Sampler::Euler | Sampler::Heun) => true,
-            (Self::Triangle, Sampler::FlowMap) => rising,
-            (Self::Diagonal, Sampler::FlowMap) => false,
-        }
-    }
-
-    /// The sampler used where a request names none.
-    pub fn default_sampler(self) -> Sampler {
-        match self {
-            Self::Diagonal => Sampler::Heun,
-            Self::Triangle | Self::Square => Sampler::FlowMap,
-        }
-    }
-}
-
 /// A model as its users see it.
 #[derive(Debug, Clone)]
 pub struct ModelInfo {
@@ -189,14 +158,6 @@ mod tests {
         for bad in ["@1", "a@", "a@0", "a@-1", "a@x", "a@99999999999"] {
             assert!(bad.parse::<ModelRef>().is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn a_velocity_field_refuses_jumps() {
-        assert!(!TimePairs::Diagonal.allows(Sampler::FlowMap, true));
-        assert!(TimePairs::Diagonal.allows(Sampler::Heun, true));
-        assert!(!TimePairs::Triangle.allows(Sampler::FlowMap, false));
-        assert!(TimePairs::Square.allows(Sampler::FlowMap, false));
     }
 
     #[test]

@@ -102,6 +102,9 @@ pub struct Receipt {
     /// Digest of the numbers of the state that it started from; `None` for noise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub initial_state_digest: Option<Digest>,
+    /// Whether that state was data, to which noise of `(seed, index)` was added up to the first time.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub initial_state_noised: bool,
     /// Digest of the finished sample's numbers.
     pub sample_digest: Digest,
 }
@@ -136,7 +139,8 @@ mod tests {
             let sample_digest = Digest::of(&seed.to_le_bytes());
             let receipt = Receipt {
                 model: "a@1".into(), content_hash: "00".into(), seed, index: u32::MAX, label, guidance,
-                sampler: Sampler::FlowMap, times, initial_state_digest: label.map(|_| sample_digest), sample_digest,
+                sampler: Sampler::ALL[usize::from(label.is_some()) * 3], times, sample_digest,
+                initial_state_digest: label.map(|_| sample_digest), initial_state_noised: label.is_some(),
             };
             let text = serde_json::to_string(&receipt).unwrap();
             prop_assert_eq!(serde_json::from_str::<Receipt>(&text).unwrap(), receipt);

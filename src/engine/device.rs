@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use candle_core::Device;
 
 use super::{Batch, Engine, Outcome, Purpose, RowId, RowStep, Start};
-use crate::domain::{Guidance, ModelInfo, Rule};
+use crate::domain::{Guidance, ModelInfo, NoiseKey, Rule};
 use crate::error::{Error, Result};
 use crate::flow::{guidance, noise};
 use crate::model::{Executable, Query, Team};
@@ -111,17 +111,21 @@ impl State {
         }
         match &step.start {
             None => held.ok_or_else(|| "the row is not in flight".into()),
-            Some(start) => Ok(Self { x: initial(start, info)?, base: None }),
+            Some(start) => Ok(Self { x: initial(start, step.noise, info)?, base: None }),
         }
     }
 
-    /// Moves along the velocity `v` by the rule of `step`.
-    fn advance(self, step: &RowStep, v: &[f32]) -> Self {
+    /// Moves along the velocity `v` by the rule of `step`; `scale` is that of the model's noise.
+    fn advance(self, step: &RowStep, v: &[f32], scale: f32) -> Self {
         #[expect(clippy::cast_possible_truncation, reason = "states are f32")]
-        let h = (step.evaluation.t - step.evaluation.s) as f32;
+        let h = (step.evaluation.landing() - step.evaluation.s) as f32;
         let moved: Vec<f32> = self.x.iter().zip(v).map(|(x, v)| x + scaled(*v, h)).collect();
         match step.evaluation.rule {
             Rule::Jump | Rule::Euler => Self { x: moved, base: None },
+            Rule::Renoise { .. } => match step.evaluation.renoising() {
+                Some(back) => Self { x: noise::renoised(&moved, back, step.noise, scale), base: None },
+                None => Self { x: moved, base: None },
+            },
             Rule::HeunPredict => Self { x: moved, base: Some(self.x) },
             Rule::HeunCorrect => {
                 let base = self.base.unwrap_or(self.x);
@@ -136,14 +140,18 @@ fn scaled(value: f32, factor: f32) -> f32 {
     value * factor + 0.0
 }
 
-fn initial(start: &Start, info: &ModelInfo) -> Result<Vec<f32>, String> {
+fn initial(start: &Start, key: NoiseKey, info: &ModelInfo) -> Result<Vec<f32>, String> {
     let n = info.elements();
     match start {
-        Start::Noise { seed, index } => Ok(noise::initial(*seed, *index, n, info.noise_scale)),
-        Start::State { states, index } => {
+        Start::Noise => Ok(noise::initial(key.seed, key.index, n, info.noise_scale)),
+        Start::State { states, index, noised_to } => {
             // One state serves all images, without a copy for each.
             let from = if states.len() == n { 0 } else { n * *index as usize };
-            states.get(from..from + n).map(<[f32]>::to_vec).ok_or_else(|| format!("there is no initial state {index}"))
+            let state = states.get(from..from + n).ok_or_else(|| format!("there is no initial state {index}"))?;
+            Ok(match noised_to {
+                None => state.to_vec(),
+                Some(time) => noise::noised(state, *time, key, info.noise_scale),
+            })
         }
     }
 }
@@ -165,7 +173,7 @@ impl Row<'_> {
     }
 
     /// Moves along `v`, the network's answers to this row's queries one after the other.
-    fn advance(&mut self, v: &[f32]) {
+    fn advance(&mut self, v: &[f32], info: &ModelInfo) {
         let Ok(state) = std::mem::replace(&mut self.state, Err(String::new())) else { return };
         let mut combined = Vec::new();
         let v = match v.len() / state.x.len().max(1) {
@@ -176,7 +184,7 @@ impl Row<'_> {
             }
             _ => v,
         };
-        let state = state.advance(self.step, v);
+        let state = state.advance(self.step, v, info.noise_scale);
         self.state = match state.x.iter().all(|value| value.is_finite()) {
             true => Ok(state),
             false => Err(format!("the state is not finite after t = {}", self.step.evaluation.t)),
@@ -210,7 +218,7 @@ fn evaluate(model: &Loaded, place: (&Device, &Team), rows: &mut [Row<'_>], answe
     let mut rest = answers.as_slice();
     for (row, width) in rows.iter_mut().zip(widths) {
         let (own, others) = rest.split_at(width * model.info.elements());
-        row.advance(own);
+        row.advance(own, &model.info);
         rest = others;
     }
     Ok(())

@@ -8,9 +8,12 @@
 //! **Algorithm, version 1** (never changed; another algorithm gets another number). For normals `4k … 4k+3` of image
 //! `i` under `seed`: `w = philox4x32_10(counter = [k, 0, i, stream], key = [seed mod 2³², seed div 2³²])`,
 //! `uⱼ = (wⱼ + ½) 2⁻³²`; then `r = sqrt(-2 ln u₀)` gives `r cos(2π u₁)`, `r sin(2π u₁)`, and likewise `u₂, u₃`;
-//! each is rounded to `f32`. Sampling uses stream 0; [`stream`] lists the others.
+//! each is rounded to `f32`. Sampling uses stream 0; [`stream`] lists the others. Noise that a sampler draws on its way
+//! has the step's place in the grid as the counter's second word instead of 0.
 
 use std::f64::consts::TAU;
+
+use crate::domain::{NoiseKey, Renoising};
 
 /// Version of the algorithm, printed in receipts.
 pub const VERSION: u32 = 1;
@@ -27,6 +30,8 @@ pub mod stream {
     pub const EVALUATION: u32 = 3;
     /// Training of the classifier that evaluations use.
     pub const CLASSIFIER: u32 = 4;
+    /// Fresh noise of gamma-sampling; part of the algorithm.
+    pub const RENOISING: u32 = 5;
 }
 
 /// Standard normal noise of image `index` under `seed`: `n` numbers, the first ones of an endless sequence.
@@ -42,6 +47,34 @@ pub fn initial(seed: u64, index: u32, n: usize, scale: f32) -> Vec<f32> {
     // Tensors are scaled by `scale * x + 0`, which turns -0 into 0; so it is here, to the bit.
     state.iter_mut().for_each(|value| *value = *value * scale + 0.0);
     state
+}
+
+/// Where an image begins that goes on from `data` at `time`: `(1 - time) scale z + time data`, where `z` is the image's
+/// [`normal`] noise.
+pub fn noised(data: &[f32], time: f64, key: NoiseKey, scale: f32) -> Vec<f32> {
+    mixed(data, normal(key.seed, key.index, data.len()), [time, (1.0 - time) * f64::from(scale)])
+}
+
+/// Fresh standard normal noise of the step `step` of an image: `n` numbers.
+pub fn fresh(key: NoiseKey, step: u32, n: usize) -> Vec<f32> {
+    let mut out = vec![0.0; n];
+    let mut stream = Stream::new(key.seed, key.index, stream::RENOISING);
+    stream.counter[1] = step;
+    stream.fill_normal(&mut out);
+    out
+}
+
+/// The state that follows a jump to `landed` by [`Rule::Renoise`](crate::domain::Rule::Renoise).
+pub fn renoised(landed: &[f32], back: Renoising, key: NoiseKey, scale: f32) -> Vec<f32> {
+    mixed(landed, fresh(key, back.step, landed.len()), [back.kept, back.fresh * f64::from(scale)])
+}
+
+/// `a x + b z`, rounded as tensors are.
+#[expect(clippy::cast_possible_truncation, reason = "states are f32")]
+fn mixed(x: &[f32], mut z: Vec<f32>, [a, b]: [f64; 2]) -> Vec<f32> {
+    let (a, b) = (a as f32, b as f32);
+    z.iter_mut().zip(x).for_each(|(z, x)| *z = (x * a + 0.0) + (*z * b + 0.0));
+    z
 }
 
 /// An endless sequence of random numbers, a pure function of `(seed, index, stream)`.
@@ -160,6 +193,31 @@ mod tests {
         assert_ne!(normal(1, 3, 17), long[..17]);
         assert_ne!(normal(2, 2, 17), long[..17]);
         assert_ne!(normal(1 << 32, 2, 17), normal(0, 2, 17));
+    }
+
+    #[test]
+    fn every_step_has_noise_of_its_own() {
+        let key = NoiseKey { seed: 1, index: 2 };
+        let first = fresh(key, 0, 9);
+        assert_eq!(fresh(key, 0, 5), first[..5]);
+        let others = [
+            fresh(key, 1, 9),
+            fresh(NoiseKey { index: 3, ..key }, 0, 9),
+            fresh(NoiseKey { seed: 2, ..key }, 0, 9),
+            normal(1, 2, 9),
+        ];
+        assert!(others.iter().all(|other| *other != first));
+    }
+
+    #[test]
+    fn data_is_left_and_noise_is_added_as_the_interpolant_says() {
+        let (key, data) = (NoiseKey { seed: 1, index: 2 }, [0.5f32, -1.0, 0.0]);
+        assert_eq!(noised(&data, 1.0, key, 2.0), data);
+        assert_eq!(noised(&data, 0.0, key, 2.0), initial(1, 2, 3, 2.0));
+        let z = normal(1, 2, 3);
+        for ((state, x), z) in noised(&data, 0.25, key, 2.0).into_iter().zip(data).zip(z) {
+            assert!((state - (0.25 * x + 1.5 * z)).abs() < 1e-6);
+        }
     }
 
     #[test]

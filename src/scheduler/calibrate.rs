@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::Limits;
 use super::cost::Cost;
-use crate::domain::{Evaluation, ModelInfo, ModelKey, Rule};
+use crate::domain::{Evaluation, ModelInfo, ModelKey, NoiseKey, Rule};
 use crate::engine::{Batch, Engine, Outcome, Purpose, RowId, RowStep, Start};
 use crate::error::{Error, Result};
 
@@ -76,11 +76,12 @@ fn fastest(engine: &mut dyn Engine, batch: &Batch, clock: &impl Fn() -> Instant)
     })
 }
 
-/// Rows that begin and end in one forward, at a pair of times that every network was trained at.
+/// Rows that begin and end in one forward, at a pair of times that most networks were trained at: any take as long.
 fn probe(model: ModelKey, rows: usize) -> Batch {
     let step = |i: usize| RowStep {
         row: RowId(RowId::FIRST_PROBE.0 + i as u64),
-        start: Some(Start::Noise { seed: 0, index: u32::try_from(i).unwrap_or(u32::MAX) }),
+        start: Some(Start::Noise),
+        noise: NoiseKey { seed: 0, index: u32::try_from(i).unwrap_or(u32::MAX) },
         evaluation: Evaluation { s: 0.0, t: 1.0, rule: Rule::Euler },
         label: None,
         guidance: 1.0,

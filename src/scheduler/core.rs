@@ -143,7 +143,7 @@ impl Core {
         if job.sources.is_empty() {
             return Err(Error::invalid("count", "is 0, must be at least 1"));
         }
-        let guidance = model.info.guidance;
+        let ModelInfo { guidance, time_pairs: pairs, .. } = model.info;
         let width: u64 = job.sources.iter().map(|source| guidance.rows(job.guidance, source.label) as u64).sum();
         let number = self.next_job;
         let steps = self.ration(&job, width, number, now);
@@ -157,7 +157,7 @@ impl Core {
         let queue = &mut self.models[key.0].queue;
         let turn = queue.turn(&job.tenant);
         let evaluations = steps.saturating_mul(job.sampler.evaluations_per_step());
-        let queue_position = queue.admit(id, job, Admission { guidance, turn, now, target, steps });
+        let queue_position = queue.admit(id, job, Admission { guidance, pairs, turn, now, target, steps });
         Ok((id, Accepted { evaluations, queue_position, predicted: finish.saturating_duration_since(now) }))
     }
 
@@ -169,7 +169,8 @@ impl Core {
         let within = job.deadline.map_or(NEVER, |deadline| deadline.saturating_duration_since(now));
         self.brown_out.arrive(Demand { seconds_per_step, steps: asked, min_steps: job.min_steps, within }, now);
         self.level = self.brown_out.level(self.present().count(), self.backlog(), now);
-        self.level.steps(number, asked, job.min_steps)
+        let steps = self.level.steps(number, asked, job.min_steps);
+        self.models[job.model.0].info.time_pairs.steps_from(steps, job.sampler, &job.grid)
     }
 
     /// Work of earlier deadlines in device rows, where a job of this shape can be finished by `target` and all others

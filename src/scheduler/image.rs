@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::DeviceId;
-use crate::domain::{Evaluation, Rule, StepsReason};
+use crate::domain::{Evaluation, Rule, StepsReason, TimePairs};
 use crate::engine::RowId;
 
 /// How much longer than foreseen a plan may take before an image begins with fewer steps, in forwards: forwards are as
@@ -21,6 +21,8 @@ pub(super) struct InFlight {
     pub(super) device: DeviceId,
     /// All its evaluations, those before a kept state included.
     pub(super) plan: Arc<[Evaluation]>,
+    /// The jumps that its model knows: where it may end early.
+    pub(super) pairs: TimePairs,
     /// How many of them lie behind it.
     pub(super) done: usize,
     /// How many were made for it here.
@@ -76,12 +78,20 @@ impl InFlight {
 
     /// Evaluations that must still be made before it may end, where it may end after `floor` of them.
     pub(super) fn mandatory(&self, floor: usize) -> usize {
-        floor.saturating_sub(self.done).clamp(1, self.remaining().max(1))
+        let may_end = (floor.max(self.done + 1)..self.plan.len()).find(|&evaluations| self.may_end_after(evaluations));
+        may_end.map_or(self.remaining(), |evaluations| evaluations - self.done).clamp(1, self.remaining().max(1))
+    }
+
+    /// Whether the model knows the jump to the end that would be evaluation number `evaluations`. Such that know all
+    /// that lead forward can end anywhere; a shortcut model from where the rest is a power of two.
+    fn may_end_after(&self, evaluations: usize) -> bool {
+        let jump = self.plan.get(evaluations.wrapping_sub(1)).zip(self.plan.last());
+        jump.is_some_and(|(from, last)| self.pairs.contains(from.s, last.t))
     }
 
     /// Decides whether the next evaluation is the jump to the end. `floor` must be that of a sampler that can jump.
     pub(super) fn decide(&mut self, outlook: &Outlook) {
-        let may_finish = self.remaining() > 1 && self.done + 1 >= outlook.floor;
+        let may_finish = self.remaining() > 1 && self.done + 1 >= outlook.floor && self.may_end_after(self.done + 1);
         if !may_finish {
             return;
         }
@@ -101,10 +111,11 @@ impl InFlight {
     }
 
     /// Where it would be after a jump to its end from where it is, and the evaluations that this would make in all;
-    /// `None` where that is its next evaluation anyway.
+    /// `None` where that is its next evaluation anyway, and where its model does not know the jump.
     pub(super) fn preview(&self) -> Option<(Evaluation, u32)> {
         let (planned, last) = (self.plan.get(self.done)?, self.plan.last()?);
-        let differs = self.remaining() > 1 && planned.rule == Rule::Jump;
+        let is_jump = matches!(planned.rule, Rule::Jump | Rule::Renoise { .. });
+        let differs = self.remaining() > 1 && is_jump && self.may_end_after(self.done + 1);
         let evaluations = u32::try_from(self.done + 1).unwrap_or(u32::MAX);
         differs.then_some((Evaluation { s: planned.s, t: last.t, rule: Rule::Jump }, evaluations))
     }
@@ -136,6 +147,7 @@ mod tests {
             index: 0,
             device: DeviceId(0),
             plan: Sampler::FlowMap.plan(&TimeGrid::uniform(steps)).into(),
+            pairs: TimePairs::Triangle,
             done,
             made: 0,
             finishing: false,
@@ -185,6 +197,31 @@ mod tests {
     fn mandatory_evaluations_are_those_up_to_the_floor() {
         assert_eq!([1, 3, 8].map(|floor| image(8, 2).mandatory(floor)), [1, 1, 6]);
         assert_eq!(image(8, 7).mandatory(1), 1);
+    }
+
+    #[test]
+    fn a_shortcut_model_ends_only_where_it_knows_the_jump() {
+        let shortcut = |done| InFlight { pairs: TimePairs::Dyadic { levels: 3 }, ..image(8, done) };
+        let ends: Vec<usize> = (0..8)
+            .filter(|&done| {
+                let mut image = shortcut(done);
+                image.decide(&outlook(0, 1));
+                image.finishing
+            })
+            .collect();
+        assert_eq!(ends, [0, 4, 6], "at 0, 1/2 and 3/4; 7/8 is before the last step");
+        assert_eq!([0, 1, 4, 5, 6, 7].map(|done| shortcut(done).mandatory(1)), [1, 4, 1, 2, 1, 1]);
+        assert_eq!([2, 6, 8].map(|floor| shortcut(0).mandatory(floor)), [5, 7, 8]);
+        assert_eq!((shortcut(1).preview(), shortcut(4).preview()), (None, Some((Evaluation::finish(0.5), 5))));
+    }
+
+    #[test]
+    fn a_row_between_two_renoised_steps_is_one_jump_from_its_end() {
+        let plan: Arc<[Evaluation]> = Sampler::CONSISTENCY.plan(&TimeGrid::uniform(4)).into();
+        let mut image = InFlight { pairs: TimePairs::End, plan, ..image(4, 2) };
+        assert_eq!(image.preview(), Some((Evaluation::finish(0.5), 3)));
+        image.decide(&outlook(0, 1));
+        assert_eq!((image.next(), image.visited()), (Some(Evaluation::finish(0.5)), vec![0.0, 0.25, 0.5, 1.0]));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! States from which finished images can be continued, in bounded memory, the longest unused forgotten first.
 //!
-//! A state is a pure function of the model, the noise, the class, the guidance and the times walked: that is its key.
+//! A state is a pure function of the model, the noise, the class, the guidance, gamma and the times walked: its key.
 //! So whoever names these finds it, on whatever request it was made, and a state that is gone is made again with the
 //! same bytes. Nothing has to be handed out, guarded or expired.
 
@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use lru::LruCache;
 
-use crate::domain::{ModelKey, Source};
+use crate::domain::{Gamma, Job, ModelKey, Source};
 
 /// Bytes that an entry takes beside its numbers: key, links, allocations; rounded up.
 const ENTRY_BYTES: usize = 256;
@@ -21,18 +21,20 @@ pub(super) struct Key {
     index: u32,
     label: Option<u32>,
     guidance: u32,
+    gamma: Option<Gamma>,
     times: Box<[u64]>,
 }
 
 impl Key {
-    /// The state of `source` under `guidance` after the jumps along `times`, by a flow map from noise.
-    pub(super) fn new(model: ModelKey, source: &Source, guidance: f32, times: &[f64]) -> Self {
+    /// The state of `source` in a job like `job`, after the jumps along `times` from noise.
+    pub(super) fn new(job: &Job, source: &Source, times: &[f64]) -> Self {
         Self {
-            model,
+            model: job.model,
             seed: source.seed,
             index: source.index,
             label: source.label,
-            guidance: guidance.to_bits(),
+            guidance: job.guidance.to_bits(),
+            gamma: job.sampler.gamma(),
             times: times.iter().map(|t| t.to_bits()).collect(),
         }
     }
@@ -87,9 +89,11 @@ fn size(key: &Key, state: &[f32]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::Sampler;
+    use crate::scheduler::testing::job;
 
     fn key(seed: u64, times: &[f64]) -> Key {
-        Key::new(ModelKey(0), &Source::noise(seed, 0, None), 1.0, times)
+        Key::new(&job(0, 1, 1), &Source::noise(seed, 0, None), times)
     }
 
     #[test]
@@ -101,9 +105,10 @@ mod tests {
         for other in [
             key(2, &[0.0, 0.5]),
             key(1, &[0.0, 0.25, 0.5]),
-            Key::new(ModelKey(1), &Source::noise(1, 0, None), 1.0, &[0.0, 0.5]),
-            Key::new(ModelKey(0), &Source::noise(1, 0, None), 2.0, &[0.0, 0.5]),
-            Key::new(ModelKey(0), &source, 1.0, &[0.0, 0.5]),
+            Key::new(&job(1, 1, 1), &Source::noise(1, 0, None), &[0.0, 0.5]),
+            Key::new(&Job { guidance: 2.0, ..job(0, 1, 1) }, &Source::noise(1, 0, None), &[0.0, 0.5]),
+            Key::new(&Job { sampler: Sampler::CONSISTENCY, ..job(0, 1, 1) }, &Source::noise(1, 0, None), &[0.0, 0.5]),
+            Key::new(&job(0, 1, 1), &source, &[0.0, 0.5]),
         ] {
             assert_eq!(kept.get(&other), None, "{other:?}");
         }

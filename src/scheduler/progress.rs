@@ -7,7 +7,9 @@ use super::DeviceId;
 use super::image::{InFlight, Outlook};
 use super::kept::{Kept, Key};
 use super::tags::{Tags, VirtualTime};
-use crate::domain::{Evaluation, Guidance, Image, Job, ModelKey, Preview, Sampler, Source, StepsReason, Summary};
+use crate::domain::{
+    Evaluation, Guidance, Image, Job, ModelKey, NoiseKey, Preview, Source, StepsReason, Summary, TimePairs,
+};
 use crate::engine::{Outcome, Purpose, RowId, RowStep, Start};
 
 /// Identity of an admitted job; later jobs have greater numbers.
@@ -29,6 +31,8 @@ pub(super) struct Progress {
     steps: u32,
     /// How the model takes guidance.
     guidance: Guidance,
+    /// The jumps that the model knows.
+    pairs: TimePairs,
     tags: Tags,
     admitted: Instant,
     /// When it should be finished.
@@ -51,6 +55,7 @@ pub(super) struct Progress {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Admission {
     pub(super) guidance: Guidance,
+    pub(super) pairs: TimePairs,
     /// Virtual time of its tenant.
     pub(super) turn: VirtualTime,
     pub(super) now: Instant,
@@ -79,7 +84,7 @@ pub(super) enum Settled {
 impl Progress {
     /// A job that was admitted under `admission`.
     pub(super) fn new(job: Job, admission: Admission) -> Self {
-        let Admission { guidance, turn, now, target, steps } = admission;
+        let Admission { guidance, pairs, turn, now, target, steps } = admission;
         let asked: Arc<[Evaluation]> = job.sampler.plan(&job.grid).into();
         let width = |source: &Source| guidance.rows(job.guidance, source.label) as u64;
         let waiting_width: u64 = job.sources.iter().map(width).sum();
@@ -90,6 +95,7 @@ impl Progress {
             plans: vec![(u32::try_from(job.grid.steps()).unwrap_or(u32::MAX), asked)],
             steps,
             guidance,
+            pairs,
             admitted: now,
             target,
             rows: Vec::new(),
@@ -130,7 +136,7 @@ impl Progress {
 
     /// Whether an image is always one jump from its end.
     pub(super) fn can_jump(&self) -> bool {
-        self.job.sampler == Sampler::FlowMap
+        self.job.sampler.jumps()
     }
 
     /// Images that have not begun.
@@ -222,6 +228,7 @@ impl Progress {
             index,
             device,
             plan: self.plan(steps),
+            pairs: self.pairs,
             done: 0,
             made: 0,
             finishing: false,
@@ -235,10 +242,10 @@ impl Progress {
             row.plan = self.job.grid.after(walked).map_or(row.plan, |grid| self.job.sampler.plan(&grid).into());
             // What is kept is of jumps from noise, and its key says nothing else.
             let may_be_kept = self.can_jump() && self.job.initial.is_none();
-            let key = || Key::new(self.job.model, source, self.job.guidance, walked);
+            let key = || Key::new(&self.job, source, walked);
             if let Some(states) = may_be_kept.then(key).and_then(|key| kept.get(&key)) {
                 row.done = walked.len() - 1;
-                start = Start::State { states, index: 0 };
+                start = Start::State { states, index: 0, noised_to: None };
             }
         }
         self.waiting_width = self.waiting_width.saturating_sub(self.width(index) as u64);
@@ -249,7 +256,8 @@ impl Progress {
 
     /// The next evaluation of image `index`, which is in flight; `start` where it has just begun.
     pub(super) fn step(&mut self, index: u32, start: Option<Start>, outlook: &Outlook, keeps: bool) -> Option<RowStep> {
-        let (can_jump, from_noise, label) = (self.can_jump(), self.job.initial.is_none(), self.label(index));
+        let (can_jump, from_noise) = (self.can_jump(), self.job.initial.is_none());
+        let (label, noise) = (self.label(index), self.noise_key(index));
         let at = self.rows.binary_search_by_key(&index, |row| row.index).ok()?;
         let row = &mut self.rows[at];
         if can_jump {
@@ -258,7 +266,7 @@ impl Progress {
         let evaluation = row.next()?;
         let keep = keeps && can_jump && from_noise && row.done > 0;
         let purpose = if row.remaining() == 1 { Purpose::Finish { keep } } else { Purpose::Advance };
-        Some(RowStep { row: row.id, start, evaluation, label, guidance: self.job.guidance, purpose })
+        Some(RowStep { row: row.id, start, noise, evaluation, label, guidance: self.job.guidance, purpose })
     }
 
     /// The preview that may go beside `step`, which is about to be made, and its device rows; if one is wanted there.
@@ -307,7 +315,7 @@ impl Progress {
         self.finished += 1;
         self.full += u32::from(row.reason == StepsReason::Asked);
         let source = self.job.sources.get(row.index as usize);
-        let key = |source| Key::new(self.job.model, source, self.job.guidance, &row.walked());
+        let key = |source| Key::new(&self.job, source, &row.walked());
         let kept = before.zip(source).map(|(before, source)| (key(source), before));
         let image = Image {
             index: row.index,
@@ -338,7 +346,8 @@ impl Progress {
 
     /// Steps with which an image begins now, and why.
     fn entry(&self, outlook: &Outlook) -> (u32, StepsReason) {
-        let steps = if self.can_jump() { outlook.entry(self.steps) } else { self.steps };
+        let fewer = if self.can_jump() { outlook.entry(self.steps) } else { self.steps };
+        let steps = self.pairs.steps_from(fewer, self.job.sampler, &self.job.grid).min(self.steps);
         match steps {
             _ if steps < self.steps => (steps, outlook.cause),
             _ if steps < self.plans[0].0 => (steps, StepsReason::Overload),
@@ -360,11 +369,14 @@ impl Progress {
         self.job.sources.get(index as usize).and_then(|source| source.label)
     }
 
+    fn noise_key(&self, index: u32) -> NoiseKey {
+        self.job.sources.get(index as usize).map_or(NoiseKey { seed: 0, index }, Source::noise_key)
+    }
+
     fn start(&self, index: u32) -> Start {
-        match (&self.job.initial, self.job.sources.get(index as usize)) {
-            (Some(states), _) => Start::State { states: Arc::clone(states), index },
-            (None, Some(source)) => Start::Noise { seed: source.seed, index: source.index },
-            (None, None) => Start::Noise { seed: 0, index },
+        match &self.job.initial {
+            Some(initial) => Start::State { states: Arc::clone(&initial.states), index, noised_to: initial.noised_to },
+            None => Start::Noise,
         }
     }
 }

@@ -223,7 +223,7 @@ async fn digests_and_receipts_are_of_what_was_sent() {
     let states: Vec<f32> = repository.samples(1, 1, &[0]).concat();
     let float32_data = states.iter().flat_map(|x| x.to_le_bytes()).collect();
     let tensor = v1::Tensor { shape: vec![3, 16, 16], float32_data };
-    let initial_state = Some(v1::InitialState { states: Some(tensor), time: 0.5 });
+    let initial_state = Some(v1::InitialState { states: Some(tensor), time: 0.5, add_noise: false });
     let from_state = made(&mut client, v1::GenerateRequest { initial_state, ..asked }).await;
     let receipt = Receipt::try_from(from_state[1].0.receipt.clone().unwrap()).unwrap();
     assert_eq!(receipt.initial_state_digest, Some(Digest::of_numbers(&states)));

@@ -2,6 +2,8 @@
 
 use std::process::{Command, Output};
 
+use flowmap::domain::TimePairs;
+
 use crate::real::{Repository, SHAPE};
 
 /// Runs the program without holding up the server beside it.
@@ -74,13 +76,58 @@ async fn inspect_tells_and_prints_the_recipe() {
 
 #[tokio::test]
 async fn generate_without_a_server_refuses_what_the_model_does_not_take() {
-    let repository = Repository::new();
+    let repository = Repository::with(TimePairs::Diagonal);
     let root = repository.root().display().to_string();
-    let refused = flowmap(&["generate", "--local", "--models", &root, "--grid", "1,0", "--guidance", "9"]).await;
+    let order = ["generate", "--local", "--models", &root, "--sampler", "flow-map", "--guidance", "9"];
+    let refused = flowmap(&order).await;
     assert_eq!(refused.status.code(), Some(2));
     let told = text(&refused.stderr);
-    assert!(told.contains("--sampler flow-map: small@1 was trained on s <= t"), "{told}");
+    assert!(
+        told.contains(
+            "--sampler flow-map: small@1: flow-map asks for the times (0, 0.25), but this model is a velocity"
+        ),
+        "{told}"
+    );
     assert!(told.contains("--guidance 9: small@1 takes scale 0 to 4"), "{told}");
+}
+
+#[tokio::test]
+async fn every_beginning_is_the_same_with_and_without_a_server() {
+    let repository = Repository::with(TimePairs::Square);
+    let server = repository.serve().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let [one, two, there, here, receipts] = ["1.png", "2.png", "there.npy", "here.npy", "r.json"].map(path);
+    for (file, shade) in [(&one, 40), (&two, 200)] {
+        image::RgbImage::from_fn(20, 16, |x, _| image::Rgb([shade, x as u8 * 9, 77])).save(file).unwrap();
+    }
+    let root = repository.root().display().to_string();
+    for more in [
+        &["--image", &one, "--strength", "0.5", "--sampler", "gamma:0.5"][..],
+        &["--image", &one, "--encode"],
+        &["--image", &one, "--interpolate", &two],
+    ] {
+        let order = ["generate", "--class", "bag", "--count", "3", "--steps", "2", "--seed", "9"];
+        let order = [&order[..], more].concat();
+        let remote = ["--server", &server.address, "--npy", &there, "--receipts", &receipts];
+        for backend in [&remote[..], &["--local", "--models", &root, "--npy", &here]] {
+            let output = flowmap(&[&order[..], backend].concat()).await;
+            assert!(output.status.success(), "{more:?}: {}", text(&output.stderr));
+        }
+        assert_eq!(std::fs::read(&there).unwrap(), std::fs::read(&here).unwrap(), "{more:?}");
+        if more.contains(&"--strength") {
+            let again = |picture| ["reproduce", &receipts, "--models", &root, "--image", picture].map(String::from);
+            for (picture, succeeds) in [(one.as_str(), true), (&two, false)] {
+                let output = flowmap(&again(picture).each_ref().map(String::as_str)).await;
+                assert_eq!(output.status.success(), succeeds, "{}", text(&output.stderr));
+            }
+        }
+    }
+    let adaptive =
+        ["generate", "--local", "--models", &root, "--ode", "1e-4", "--count", "2", "--npy", &here, "--json"];
+    let told: serde_json::Value = serde_json::from_slice(&flowmap(&adaptive).await.stdout).unwrap();
+    assert_eq!(told["requests"][0]["sampler"], "dopri5");
+    assert!(told["requests"][0]["evaluations"].as_u64().unwrap() >= 14);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::Device;
 use flowmap::checkpoint::{Checkpoint, Repository as Models};
-use flowmap::domain::{Evaluation, ModelInfo, ModelKey, ModelRef, Rule};
+use flowmap::domain::{Evaluation, ModelInfo, ModelKey, ModelRef, NoiseKey, Rule};
 use flowmap::engine::{Batch, DeviceEngine, Engine, Loaded, Outcome, Purpose, RowId, RowStep, Start};
 use flowmap::load::Random;
 use flowmap::model;
@@ -27,7 +27,8 @@ fn row(number: u64, info: &ModelInfo) -> RowStep {
     let guided = classes > 0 && below(3) == 0;
     RowStep {
         row: RowId(number),
-        start: Some(Start::Noise { seed: below(1000), index: below(10) as u32 }),
+        start: Some(Start::Noise),
+        noise: NoiseKey { seed: below(1000), index: below(10) as u32 },
         evaluation: Evaluation { s, t, rule: Rule::Jump },
         label: (label < classes).then_some(label as u32),
         guidance: if guided { 2.0 } else { 1.0 },

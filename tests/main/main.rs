@@ -16,6 +16,7 @@ mod python;
 mod real;
 mod refusals;
 mod robustness;
+mod samplers;
 mod soak;
 mod support;
 mod tidy;

@@ -30,9 +30,14 @@ pub(crate) struct Repository {
 
 impl Repository {
     pub(crate) fn new() -> Self {
+        Self::with(TimePairs::Triangle)
+    }
+
+    /// The same network, said to have been trained at these pairs of times.
+    pub(crate) fn with(time_pairs: TimePairs) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let initialiser = Initialiser::new(3);
-        let plan = manifest();
+        let plan = Manifest { time_pairs, ..manifest() };
         model::build(&plan.architecture, &plan.data, initialiser.builder(DType::F32, &Device::Cpu)).unwrap();
         let weights: BTreeMap<String, Tensor> = (0..).zip(initialiser.vars()).map(perturbed).collect();
         let dir = folder.path().join("small/1");

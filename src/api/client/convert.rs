@@ -8,7 +8,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 use super::v1;
 use crate::api::proto::NULL_LABEL;
 use crate::api::status::{CLIENT_STALLED, DEADLINE_INFEASIBLE, PREDICTED_WAIT, REASON_DOMAIN};
-use crate::domain::{Digest, Guidance, ModelId, ModelInfo, Receipt, Sampler, StepsReason, TimePairs};
+use crate::domain::{Digest, Gamma, Guidance, ModelId, ModelInfo, Receipt, Sampler, StepsReason, TimePairs};
 use crate::error::{Error, Result, Violation};
 
 /// When to come back to a full server that does not say.
@@ -81,7 +81,7 @@ pub(super) fn model(model: v1::Model) -> Result<ModelInfo> {
     let id = ModelId { name: model.name.clone(), version: model.version };
     let unknown = |what: &str| breach(&format!("{id} has {what} that this program does not know; use a newer one"));
     let guidance = guidance(&model).ok_or_else(|| unknown("a guidance mode"))?;
-    let time_pairs = time_pairs(model.time_pairs()).ok_or_else(|| unknown("time pairs"))?;
+    let time_pairs = time_pairs(&model).ok_or_else(|| unknown("time pairs"))?;
     Ok(ModelInfo {
         guidance,
         time_pairs,
@@ -108,12 +108,14 @@ fn guidance(model: &v1::Model) -> Option<Guidance> {
     }
 }
 
-fn time_pairs(pairs: v1::TimePairs) -> Option<TimePairs> {
-    match pairs {
+fn time_pairs(model: &v1::Model) -> Option<TimePairs> {
+    match model.time_pairs() {
         v1::TimePairs::Unspecified => None,
         v1::TimePairs::Diagonal => Some(TimePairs::Diagonal),
         v1::TimePairs::Triangle => Some(TimePairs::Triangle),
         v1::TimePairs::Square => Some(TimePairs::Square),
+        v1::TimePairs::End => Some(TimePairs::End),
+        v1::TimePairs::Dyadic => Some(TimePairs::Dyadic { levels: model.dyadic_levels }),
     }
 }
 
@@ -158,7 +160,8 @@ impl TryFrom<v1::Receipt> for Receipt {
         let initial = Some(&receipt.initial_state_digest).filter(|bytes| !bytes.is_empty());
         Ok(Self {
             label,
-            sampler: receipt.sampler().try_into()?,
+            sampler: sampler(receipt.sampler(), receipt.gamma)?,
+            initial_state_noised: receipt.initial_state_noised,
             initial_state_digest: initial.map(|bytes| digest(bytes)).transpose()?,
             sample_digest: digest(&receipt.sample_digest)?,
             model: receipt.model,
@@ -171,15 +174,19 @@ impl TryFrom<v1::Receipt> for Receipt {
     }
 }
 
-impl TryFrom<v1::Sampler> for Sampler {
-    type Error = Error;
-
-    fn try_from(sampler: v1::Sampler) -> Result<Self> {
-        match sampler {
-            v1::Sampler::Unspecified => Err(breach("a sampler that this program does not know")),
-            v1::Sampler::FlowMap => Ok(Self::FlowMap),
-            v1::Sampler::Euler => Ok(Self::Euler),
-            v1::Sampler::Heun => Ok(Self::Heun),
+/// A sampler and its gamma.
+///
+/// # Errors
+/// [`Error::Compute`] for a sampler that this program does not know, and a gamma that is none.
+pub fn sampler(sampler: v1::Sampler, gamma: Option<f32>) -> Result<Sampler> {
+    match sampler {
+        v1::Sampler::Unspecified => Err(breach("a sampler that this program does not know")),
+        v1::Sampler::FlowMap => Ok(Sampler::FlowMap),
+        v1::Sampler::Euler => Ok(Sampler::Euler),
+        v1::Sampler::Heun => Ok(Sampler::Heun),
+        v1::Sampler::Gamma => {
+            let gamma = gamma.ok_or_else(|| breach("gamma-sampling without a gamma"))?;
+            Gamma::new(gamma).map(Sampler::Gamma).map_err(|problem| breach(&format!("a gamma that {problem}")))
         }
     }
 }
@@ -238,9 +245,10 @@ mod tests {
                 index: 5,
                 label,
                 guidance: 1.5,
-                sampler: Sampler::Heun,
+                sampler: Sampler::ALL[2 + usize::from(label.is_some())],
                 times: vec![0.0, 0.1, 1.0],
                 initial_state_digest,
+                initial_state_noised: label.is_some(),
                 sample_digest: digest,
             };
             assert_eq!(Receipt::try_from(v1::Receipt::from(receipt.clone())).unwrap(), receipt);

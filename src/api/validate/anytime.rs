@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Plan, Reader};
 use crate::api::proto::v1;
-use crate::domain::{Priority, Sampler};
+use crate::domain::{ModelInfo, Priority};
 
 impl Reader<'_> {
     pub(super) fn priority(&mut self) -> Priority {
@@ -19,25 +19,29 @@ impl Reader<'_> {
         }
     }
 
-    /// The fewest steps after which an image may end: all of them, unless the request says otherwise.
-    pub(super) fn min_steps(&mut self, plan: &Plan) -> u32 {
+    /// The fewest steps after which an image may end: all of them, unless the request says otherwise; no fewer than it
+    /// says, where the model does not know the jumps of so few.
+    pub(super) fn min_steps(&mut self, plan: &Plan, model: &ModelInfo) -> u32 {
         let Plan { steps, sampler, .. } = *plan;
         let fewest = self.request.min_steps.unwrap_or(steps);
         if !(1..=steps).contains(&fewest) {
             self.reject("min_steps", format!("is {fewest}, must be 1 to the number of steps, {steps}"));
-        } else if fewest < steps && sampler != Sampler::FlowMap {
-            let description = format!("is {fewest} of {steps}, but only flow-map can end early, and {sampler} is used");
+        } else if fewest < steps && !sampler.jumps() {
+            let description =
+                format!("is {fewest} of {steps}, but only flow-map and gamma can end early, and {sampler} is used");
             self.reject("min_steps", description);
         }
-        fewest
+        model.time_pairs.steps_from(fewest, sampler, &plan.grid)
     }
 
     /// The evaluations after which previews are wanted, rising.
     pub(super) fn previews(&mut self, plan: &Plan) -> Option<Arc<[u32]>> {
         let wanted = &self.request.previews.as_ref()?.evaluations;
         let (steps, most) = (plan.steps, self.limits.max_steps as usize);
-        if plan.sampler != Sampler::FlowMap {
-            self.reject("previews", format!("only flow-map can show unfinished images, and {} is used", plan.sampler));
+        if !plan.sampler.jumps() {
+            let description =
+                format!("only flow-map and gamma can show unfinished images, and {} is used", plan.sampler);
+            self.reject("previews", description);
             return None;
         }
         if wanted.len() > most {

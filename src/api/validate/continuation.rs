@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::{Plan, Reader, model_reference};
 use crate::api::catalogue::Catalogue;
 use crate::api::proto::v1;
-use crate::domain::{Digest, ModelInfo, ModelKey, Sampler, Source, TimeGrid};
+use crate::domain::{Digest, Initial, ModelInfo, ModelKey, Sampler, Source, TimeGrid};
 use crate::error::Result;
 
 /// Where finished images are.
@@ -56,6 +56,9 @@ impl<'a> Reader<'a> {
             self.same_kind(i, receipt, first, model);
             let label = self.label(&format!("continue_from[{i}].label"), receipt.label, model);
             let Some(way) = self.way(i, &receipt.times, grid) else { continue };
+            if model.time_pairs.allows(sampler, true) {
+                self.legal_continuation(i, sampler, &way, model);
+            }
             steps += way.steps() as u64;
             plan.steps = plan.steps.max(u32::try_from(way.steps()).unwrap_or(u32::MAX));
             plan.sources.push(Source { label, walked: walked(&receipt.times), ..source(receipt) });
@@ -72,13 +75,14 @@ impl<'a> Reader<'a> {
 
     /// What the receipts have, and the request must not repeat.
     fn excluded(&mut self) {
-        let v1::GenerateRequest { count, labels, guidance, seed, sampler, .. } = self.request;
+        let v1::GenerateRequest { count, labels, guidance, seed, sampler, gamma, .. } = self.request;
         for (field, is_there) in [
             ("count", count.is_some()),
             ("labels", !labels.is_empty()),
             ("guidance", guidance.is_some()),
             ("seed", seed.is_some()),
             ("sampler", *sampler != v1::Sampler::Unspecified as i32),
+            ("gamma", gamma.is_some()),
         ] {
             if is_there {
                 self.reject(field, "excludes continue_from, whose receipts have it");
@@ -88,9 +92,13 @@ impl<'a> Reader<'a> {
 
     fn receipts_sampler(&mut self, first: &v1::Receipt, model: &ModelInfo) -> Sampler {
         let field = "continue_from[0].sampler";
-        let sampler = self.known_sampler(field, first.sampler);
+        let sampler = self.known_sampler("continue_from[0].", first.sampler, first.gamma);
         match sampler {
-            Some(sampler) => self.legal_sampler(field, sampler, &TimeGrid::uniform(1), model),
+            Some(sampler) if model.time_pairs.allows(sampler, true) => (),
+            Some(sampler) => {
+                let problem = format!("{sampler} is not for several steps of this model");
+                self.illegal_sampler(field, &problem, true, model);
+            }
             None if first.sampler == v1::Sampler::Unspecified as i32 => self.reject(field, "is missing"),
             None => (),
         }
@@ -109,11 +117,22 @@ impl<'a> Reader<'a> {
         if receipt.guidance.to_bits() != first.guidance.to_bits() {
             self.reject(format!("continue_from[{i}].guidance"), "differs from the first receipt's");
         }
+        if receipt.gamma.map(f32::to_bits) != first.gamma.map(f32::to_bits) {
+            self.reject(format!("continue_from[{i}].gamma"), "differs from the first receipt's");
+        }
         if receipt.sampler != first.sampler {
             self.reject(format!("continue_from[{i}].sampler"), "differs from the first receipt's");
         }
         if !matches!(receipt.sample_digest.len(), 0 | Digest::BYTES) {
             self.reject(format!("continue_from[{i}].sample_digest"), not_a_digest(&receipt.sample_digest));
+        }
+    }
+
+    /// Whether the model knows every jump of a way on from an image.
+    fn legal_continuation(&mut self, i: usize, sampler: Sampler, way: &TimeGrid, model: &ModelInfo) {
+        if let Err(problem) = model.time_pairs.check(sampler, way) {
+            let description = format!("with the later times of the grid, {}: {problem}", model.id);
+            self.reject(format!("continue_from[{i}].times"), description);
         }
     }
 
@@ -145,15 +164,24 @@ impl<'a> Reader<'a> {
     }
 
     /// Whether the states of the request are those that its receipts began with.
-    pub(super) fn same_states(&mut self, states: Option<&[f32]>, model: &ModelInfo) {
+    pub(super) fn same_states(&mut self, initial: Option<&Initial>, model: &ModelInfo) {
         let receipts = self.request.continue_from.iter().take(self.limits.max_count as usize);
         let digests: Vec<Digest> = match receipts.len() {
             0 => return,
-            _ => states.unwrap_or_default().chunks(model.elements().max(1)).map(Digest::of_numbers).collect(),
+            _ => initial
+                .map_or(&[][..], |initial| &*initial.states)
+                .chunks(model.elements().max(1))
+                .map(Digest::of_numbers)
+                .collect(),
         };
         let own = |i| if digests.len() == 1 { digests.first() } else { digests.get(i) };
         for (i, receipt) in receipts.enumerate() {
             let told = &receipt.initial_state_digest;
+            let is_noised = self.request.initial_state.as_ref().is_some_and(|state| state.add_noise);
+            if receipt.initial_state_noised != is_noised {
+                let description = format!("is {}, initial_state.add_noise is {is_noised}", !is_noised);
+                self.reject(format!("continue_from[{i}].initial_state_noised"), description);
+            }
             let problem = match (self.request.initial_state.is_some(), told.is_empty()) {
                 (false, true) => continue,
                 (true, true) => "is empty: the image began with noise, not with initial_state".into(),
@@ -299,7 +327,7 @@ mod tests {
         };
         let asked = |receipts: &[v1::Receipt], initial_state| v1::GenerateRequest { initial_state, ..on(receipts, 4) };
         let both = [from(&a), from(&b)];
-        assert_eq!(accept(&asked(&both, sent(&[a, b].concat()))).job.initial.unwrap().len(), 8);
+        assert_eq!(accept(&asked(&both, sent(&[a, b].concat()))).job.initial.unwrap().states.len(), 8);
         assert!(accept(&asked(&[from(&a), from(&a)], sent(&a))).job.initial.is_some());
         let field = |i: usize| format!("continue_from[{i}].initial_state_digest");
         assert_eq!(refused(asked(&both, sent(&[b, a].concat()))), [field(0), field(1)]);

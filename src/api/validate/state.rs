@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Reader;
 use crate::api::proto::v1;
-use crate::domain::ModelInfo;
+use crate::domain::{Initial, ModelInfo};
 
 /// Bytes of one element.
 const FLOAT32_BYTES: usize = size_of::<f32>();
@@ -14,15 +14,16 @@ const FLOAT32_BYTES: usize = size_of::<f32>();
 const MAX_MAGNITUDE: f32 = 1e6;
 
 impl Reader<'_> {
-    /// The states of the request, one for all images or one per image, or `None` for noise.
-    pub(super) fn initial(&mut self, count: u32, model: &ModelInfo) -> Option<Arc<[f32]>> {
+    /// The states of the request, or `None` for noise.
+    pub(super) fn initial(&mut self, count: u32, model: &ModelInfo) -> Option<Initial> {
         let state = self.request.initial_state.as_ref()?;
         let Some(tensor) = &state.states else {
             self.reject("initial_state.states", "is missing");
             return None;
         };
         self.layout(tensor, count, model)?;
-        self.values(tensor)
+        let states = self.values(tensor)?;
+        Some(Initial { states, noised_to: state.add_noise.then_some(state.time) })
     }
 
     /// Checks shape, length and size without looking at the data.

@@ -1,9 +1,11 @@
 //! Requests, right and wrong. The fixtures serve the whole room's tests.
 
+mod ways;
+
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::{Digest, Guidance, ModelId, Priority, TimePairs};
+use crate::domain::{Digest, Guidance, Initial, ModelId, Priority, TimePairs};
 
 /// A model of 1 × 2 × 2 images with three classes.
 pub(in crate::api) fn model() -> ModelInfo {
@@ -64,7 +66,7 @@ fn arrival() -> Arrival {
 
 pub(super) fn tensor(shape: &[u32], values: &[f32]) -> v1::InitialState {
     let float32_data = values.iter().flat_map(|x| x.to_le_bytes()).collect();
-    v1::InitialState { states: Some(v1::Tensor { shape: shape.to_vec(), float32_data }), time: 0.0 }
+    v1::InitialState { states: Some(v1::Tensor { shape: shape.to_vec(), float32_data }), ..Default::default() }
 }
 
 pub(super) fn accept(request: &v1::GenerateRequest) -> Parsed {
@@ -174,10 +176,10 @@ fn initial_states_are_shared_or_per_image() {
         ..empty()
     };
     let job = accept(&shared).job;
-    assert_eq!(job.initial.as_deref(), Some(&[1.0, 2.0, 3.0, 4.0][..]));
+    assert_eq!(job.initial, Some(Initial { states: [1.0, 2.0, 3.0, 4.0].into(), noised_to: None }));
     assert_eq!(job.grid, TimeGrid::uniform_from(0.5, 4));
     let each = v1::GenerateRequest { initial_state: Some(tensor(&[2, 1, 2, 2], &[0.5; 8])), ..shared };
-    assert_eq!(accept(&each).job.initial.map(|states| states.len()), Some(8));
+    assert_eq!(accept(&each).job.initial.map(|initial| initial.states.len()), Some(8));
 }
 
 #[test]
@@ -299,7 +301,7 @@ fn states() -> impl Strategy<Value = v1::InitialState> {
     let data = prop_oneof![Just(vec![0; 16]), Just(vec![0; 32]), prop::collection::vec(any::<u8>(), 0..64)];
     (shape, data, f64s(), prop::bool::weighted(0.9)).prop_map(|(shape, data, time, there)| {
         let tensor = v1::Tensor { shape, float32_data: data.into() };
-        v1::InitialState { states: there.then_some(tensor), time }
+        v1::InitialState { states: there.then_some(tensor), time, add_noise: time < 0.5 }
     })
 }
 
@@ -321,6 +323,8 @@ fn receipts() -> impl Strategy<Value = v1::Receipt> {
             guidance,
             sampler,
             times,
+            initial_state_noised: seed % 4 == 0,
+            gamma: (sampler == 4).then_some(guidance),
             initial_state_digest: digest.into(),
             ..Default::default()
         },
@@ -349,6 +353,7 @@ prop_compose! {
         steps in prop::option::of(prop_oneof![0u32..20, any::<u32>()]),
         times in prop::option::weighted(0.3, prop::collection::vec(f64s(), 0..20)),
         sampler in prop_oneof![0..5, any::<i32>()],
+        gamma in prop::option::weighted(0.2, prop_oneof![0.0f32..1.0, any::<f32>()]),
         labels in prop::collection::vec(prop_oneof![-2..4, any::<i32>()], 0..4),
         guidance in prop::option::weighted(0.3, prop_oneof![0.0f32..5.0, any::<f32>()]),
         initial_state in prop::option::weighted(0.4, states()),
@@ -366,7 +371,7 @@ prop_compose! {
         }
         v1::GenerateRequest {
             model, count, steps, time_grid, sampler, labels, guidance, seed, initial_state, output_encoding,
-            deadline_ms, request_id, ..anytime
+            deadline_ms, request_id, gamma, ..anytime
         }
     }
 }
@@ -397,7 +402,7 @@ fn check_job(request: &v1::GenerateRequest, Parsed { job, encoding }: &Parsed) {
     let ways: Vec<TimeGrid> = job.sources.iter().map(|source| way(job, source)).collect();
     for way in &ways {
         assert!(TimeGrid::new(way.times().to_vec()).is_ok() && way.steps() <= limits.max_steps as usize, "{way:?}");
-        assert!(info.time_pairs.allows(job.sampler, way.is_rising()) && way.times()[0] == start);
+        assert!(info.time_pairs.check(job.sampler, way).is_ok() && way.times()[0] == start);
     }
     let evaluations: usize = ways.iter().map(|way| job.sampler.plan(way).len()).sum();
     assert!(evaluations as u64 <= limits.max_evaluations && info.guidance.allows(job.guidance));
@@ -405,10 +410,11 @@ fn check_job(request: &v1::GenerateRequest, Parsed { job, encoding }: &Parsed) {
     assert_eq!(job.initial.is_some(), request.initial_state.is_some());
     let longest = ways.iter().map(TimeGrid::steps).max().unwrap() as u32;
     assert!((1..=longest).contains(&job.min_steps));
-    assert!(job.sampler == Sampler::FlowMap || (job.min_steps == longest && job.previews.is_none()));
+    assert!(job.sampler.jumps() || (job.min_steps == longest && job.previews.is_none()));
     let previews = job.previews.as_deref().unwrap_or_default();
     assert!(previews.is_sorted_by(|a, b| a < b) && previews.iter().all(|wanted| (1..longest).contains(wanted)));
-    if let Some(states) = &job.initial {
+    if let Some(Initial { states, noised_to }) = &job.initial {
+        assert!(noised_to.is_none_or(|time| time == start));
         assert!([1, count].contains(&(states.len() / info.elements())) && states.len() % info.elements() == 0);
         assert!(states.iter().all(|x| x.abs() <= 1e6));
     }
@@ -423,6 +429,7 @@ const FIELDS: &[&str] = &[
     "steps",
     "time_grid.times",
     "sampler",
+    "gamma",
     "labels",
     "guidance",
     "initial_state.time",
@@ -443,6 +450,8 @@ const FIELDS: &[&str] = &[
     "continue_from.label",
     "continue_from.guidance",
     "continue_from.sampler",
+    "continue_from.gamma",
+    "continue_from.initial_state_noised",
     "continue_from.times",
     "continue_from.initial_state_digest",
 ];

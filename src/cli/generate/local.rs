@@ -7,16 +7,19 @@ use candle_core::{Device, Tensor};
 use indicatif::ProgressBar;
 
 use super::Backend;
+use super::beginning::Given;
 use super::order::{Order, Times};
 use super::row::{Row, Timing};
 use crate::app::EMBEDDED_DEFAULT;
 use crate::checkpoint::Repository;
-use crate::cli::inspect::{told_guidance, told_pairs};
-use crate::domain::{Guidance, ModelInfo, ModelRef, Sampler, TimeGrid};
+use crate::cli::inspect::told_guidance;
+use crate::domain::{Guidance, ModelInfo, ModelRef, NoiseKey, Sampler, TimeGrid};
 use crate::error::{Error, Result};
 use crate::flow::FlowMap;
+use crate::flow::adaptive::{Tolerance, integrate};
 use crate::flow::guidance::Guided;
-use crate::flow::sampler::{initial, sample};
+use crate::flow::noise;
+use crate::flow::sampler::{Fresh, sample_with};
 use crate::model;
 
 /// Numbers in the samples that share a forward, 32 images of 28 × 28: enough to keep the cores busy, few enough to bound
@@ -61,19 +64,70 @@ impl Local {
         &self.info
     }
 
-    /// The samples, one after the other, to which the states `x` `(B, shape…)` with these labels lead. The arguments must
-    /// be such as the model takes.
+    /// The samples, one after the other, to which the states `x` `(B, shape…)` with these labels and this noise on their
+    /// way lead. The arguments must be such as the model takes.
     ///
     /// # Errors
     /// [`Error::Compute`] where the network fails.
-    pub(in crate::cli) fn walk(&self, way: Way<'_>, x: &Tensor, labels: &[Option<u32>]) -> Result<Vec<f32>> {
+    pub(in crate::cli) fn walk(
+        &self,
+        way: Way<'_>,
+        x: &Tensor,
+        labels: &[Option<u32>],
+        keys: &[NoiseKey],
+    ) -> Result<Vec<f32>> {
+        let fresh = Fresh { keys, scale: self.info.noise_scale };
+        let sampled = |net: &dyn FlowMap, labels: &Tensor| {
+            sample_with(net, way.sampler, way.grid, x, labels, &fresh)?.flatten_all()?.to_vec1()
+        };
+        self.guided(way.guidance, labels, sampled)
+    }
+
+    /// The same by the adaptive method, from the first time of the grid to its last, and the evaluations that it took.
+    fn follow(
+        &self,
+        way: Way<'_>,
+        tolerance: Tolerance,
+        x: &Tensor,
+        labels: &[Option<u32>],
+    ) -> Result<(Vec<f32>, u64)> {
+        let times = way.grid.times();
+        let span = (times[0], times[times.len() - 1]);
+        self.guided(way.guidance, labels, |net, labels| {
+            let solution = integrate(net, span, x, labels, tolerance)?;
+            let evaluations = solution.evaluations.iter().copied().map(u64::from).sum();
+            Ok((solution.end.flatten_all()?.to_vec1()?, evaluations))
+        })
+    }
+
+    /// What `of` makes of the network under a guidance scale, and the labels.
+    fn guided<T>(
+        &self,
+        scale: f32,
+        labels: &[Option<u32>],
+        of: impl FnOnce(&dyn FlowMap, &Tensor) -> candle_core::Result<T>,
+    ) -> Result<T> {
         let null = u32::try_from(self.info.classes.len()).unwrap_or(u32::MAX);
-        let guided = Guided { net: &*self.net, null_label: null, scale: f64::from(way.guidance) };
+        let guided = Guided { net: &*self.net, null_label: null, scale: f64::from(scale) };
         let is_guided = matches!(self.info.guidance, Guidance::TwoCall { .. });
         let net: &dyn FlowMap = if is_guided { &guided } else { &*self.net };
         let labels: Vec<u32> = labels.iter().map(|label| label.unwrap_or(null)).collect();
-        let labels = Tensor::new(labels, &Device::Cpu)?;
-        Ok(sample(net, way.sampler, way.grid, x, &labels)?.flatten_all()?.to_vec1()?)
+        Ok(of(net, &Tensor::new(labels, &Device::Cpu)?)?)
+    }
+
+    /// Where the images of `keys` begin, `(B, shape…)`.
+    fn beginnings(&self, keys: &[NoiseKey], given: Option<&Given>) -> Result<Tensor> {
+        let (n, scale) = (self.info.elements(), self.info.noise_scale);
+        let begin = |(i, key): (usize, &NoiseKey)| match given {
+            None => noise::initial(key.seed, key.index, n, scale),
+            Some(given) => {
+                let from = if given.states.len() == n { 0 } else { i * n };
+                let state = &given.states[from..from + n];
+                if given.add_noise { noise::noised(state, given.time, *key, scale) } else { state.to_vec() }
+            }
+        };
+        let numbers: Vec<f32> = keys.iter().enumerate().flat_map(begin).collect();
+        Ok(Tensor::from_vec(numbers, [&[keys.len()], self.info.shape.as_slice()].concat(), &Device::Cpu)?)
     }
 
     /// The sampler and the guidance scale of an order.
@@ -82,11 +136,12 @@ impl Local {
     /// [`Error::Config`] with what the model does not take.
     fn choose(&self, order: &Order, grid: &TimeGrid) -> Result<(Sampler, f32)> {
         let ModelInfo { id, guidance, time_pairs, .. } = &self.info;
-        let sampler = order.sampler.unwrap_or_else(|| time_pairs.default_sampler());
+        let default = || if order.ode.is_some() { Sampler::Heun } else { time_pairs.default_sampler() };
+        let sampler = order.sampler.unwrap_or_else(default);
         let scale = order.guidance.unwrap_or_else(|| guidance.default_scale());
         let mut problems = Vec::new();
-        if !time_pairs.allows(sampler, grid.is_rising()) {
-            problems.push(format!("--sampler {sampler}: {id} was trained on {} only", told_pairs(*time_pairs)));
+        if let Err(problem) = time_pairs.check(sampler, grid) {
+            problems.push(format!("--sampler {sampler}: {id}: {problem}"));
         }
         // The network's interface has no argument for a scale.
         if !guidance.allows(scale) || matches!(guidance, Guidance::Input { .. }) {
@@ -101,19 +156,25 @@ impl Backend for Local {
         Ok(self.info.clone())
     }
 
-    fn row(&mut self, order: &Order, times: &Times, bar: &ProgressBar) -> Result<Row> {
+    fn row(&mut self, order: &Order, times: &Times, given: Option<&Given>, bar: &ProgressBar) -> Result<Row> {
         let (info, grid) = (&self.info, times.grid());
         let (sampler, scale) = self.choose(order, &grid)?;
+        let tolerance = order.ode.map(Tolerance::new);
         let (asked, mut first) = (Instant::now(), None);
         let way = Way { sampler, grid: &grid, guidance: scale };
         let rows =
             u32::try_from(order.labels.len()).map_err(|_| Error::Config(vec!["--count: is too large".into()]))?;
-        let noise = initial(order.seed, 0..rows, &info.shape, info.noise_scale, &Device::Cpu)?;
+        let keys: Vec<NoiseKey> = (0..rows).map(|index| NoiseKey { seed: order.seed, index }).collect();
+        let begins = self.beginnings(&keys, given)?;
         let batch = (BATCH_ELEMENTS / info.elements().max(1)).max(1);
-        let mut images = Vec::with_capacity(order.labels.len());
-        for labels in order.labels.chunks(batch) {
-            let x = noise.narrow(0, images.len(), labels.len())?;
-            let states = self.walk(way, &x, labels)?;
+        let (mut images, mut evaluations) = (Vec::with_capacity(order.labels.len()), 0);
+        for (labels, keys) in order.labels.chunks(batch).zip(keys.chunks(batch)) {
+            let x = begins.narrow(0, images.len(), labels.len())?;
+            let (states, made) = match tolerance {
+                Some(tolerance) => self.follow(way, tolerance, &x, labels)?,
+                None => (self.walk(way, &x, labels, keys)?, (sampler.plan(&grid).len() * labels.len()) as u64),
+            };
+            evaluations += made;
             images.extend(states.chunks(info.elements()).map(<[f32]>::to_vec));
             first.get_or_insert_with(|| asked.elapsed());
             bar.inc(labels.len() as u64);
@@ -123,9 +184,9 @@ impl Backend for Local {
         Ok(Row {
             times: times.clone(),
             request_id: String::new(),
-            sampler,
+            sampler: tolerance.map_or_else(|| sampler.to_string(), |_| "dopri5".into()),
             guidance: scale,
-            evaluations: sampler.plan(&grid).len() as u64 * images.len() as u64,
+            evaluations,
             images,
             receipts: Vec::new(),
             steps: Vec::new(),

@@ -4,6 +4,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
 use super::Args;
+use super::beginning::Beginning;
 use super::wishes::Wishes;
 use crate::domain::{ModelInfo, Sampler, TimeGrid};
 use crate::error::{Error, Result};
@@ -28,6 +29,10 @@ pub(super) struct Order {
     pub(super) guidance: Option<f32>,
     /// Sampler, if one was named.
     pub(super) sampler: Option<Sampler>,
+    /// Tolerance of the adaptive method, if it is used.
+    pub(super) ode: Option<f64>,
+    /// Where images begin.
+    pub(super) beginning: Beginning,
     /// Milliseconds that a request may take, if a limit was named.
     pub(super) deadline_ms: Option<u32>,
     /// The name of the requests, if one was given.
@@ -41,7 +46,7 @@ impl Order {
     ///
     /// # Errors
     /// [`Error::Config`] with every class that the model does not have.
-    pub(super) fn new(args: &Args, wishes: Wishes, model: &ModelInfo) -> Result<Self> {
+    pub(super) fn new(args: &Args, wishes: Wishes, beginning: Beginning, model: &ModelInfo) -> Result<Self> {
         let (turn, images) = match wishes.continued.as_slice() {
             [] => {
                 let turn = classes(&args.classes, &model.classes)?;
@@ -58,6 +63,8 @@ impl Order {
             seed: args.seed.or(continued_seed).unwrap_or_else(draw_seed),
             guidance: args.guidance,
             sampler: args.sampler,
+            ode: args.ode,
+            beginning,
             deadline_ms: args.deadline_ms,
             request_id: args.request_id.clone(),
             wishes,
@@ -68,8 +75,8 @@ impl Order {
     pub(super) fn request_id(&self, times: &Times) -> String {
         match (&self.request_id, times) {
             (None, _) => String::new(),
-            (Some(id), Times::Grid(_)) => id.clone(),
-            (Some(id), Times::Steps(steps)) => format!("{id}-{steps}"),
+            (Some(id), Times::Grid(_) | Times::Whole { .. }) => id.clone(),
+            (Some(id), Times::Steps { steps, .. }) => format!("{id}-{steps}"),
         }
     }
 
@@ -133,26 +140,48 @@ fn label(class: &str, names: &[String]) -> Result<u32, String> {
 /// How a row gets from noise to data.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Times {
-    /// This many equal steps.
-    Steps(u32),
+    /// Equal steps to data.
+    Steps {
+        /// Where images begin.
+        start: f64,
+        /// How many.
+        steps: u32,
+    },
     /// Exactly these times.
     Grid(TimeGrid),
+    /// As the adaptive method finds them.
+    Whole {
+        /// Where images begin.
+        start: f64,
+    },
 }
 
 impl Times {
+    /// `steps` equal steps from `start` to data.
+    pub(super) fn steps(start: f64, steps: u32) -> Self {
+        Self::Steps { start, steps }
+    }
+
+    /// The same times the other way round.
+    pub(super) fn backward(&self) -> Self {
+        Self::Grid(self.grid().reversed())
+    }
+
     /// The times as a grid.
     pub(super) fn grid(&self) -> TimeGrid {
         match self {
-            Self::Steps(steps) => TimeGrid::uniform(*steps),
+            Self::Steps { start, steps } => TimeGrid::uniform_from(*start, *steps),
             Self::Grid(grid) => grid.clone(),
+            Self::Whole { start } => TimeGrid::uniform_from(*start, 1),
         }
     }
 
     /// For people: `4 steps`, or the times.
     pub(super) fn caption(&self) -> String {
         match self {
-            Self::Steps(1) => "1 step".into(),
-            Self::Steps(steps) => format!("{steps} steps"),
+            Self::Steps { steps: 1, .. } => "1 step".into(),
+            Self::Steps { steps, .. } => format!("{steps} steps"),
+            Self::Whole { .. } => "adaptive".into(),
             Self::Grid(grid) => {
                 let times: Vec<String> = grid.times().iter().map(f64::to_string).collect();
                 times.join(", ")
@@ -163,10 +192,17 @@ impl Times {
     /// For files: `steps_4` or `grid`.
     pub(super) fn name(&self) -> String {
         match self {
-            Self::Steps(steps) => format!("steps_{steps}"),
+            Self::Steps { steps, .. } => format!("steps_{steps}"),
             Self::Grid(_) => "grid".into(),
+            Self::Whole { .. } => "adaptive".into(),
         }
     }
+}
+
+/// Reads a tolerance: below 1, and above what doubles can tell apart.
+pub(super) fn tolerance(text: &str) -> Result<f64, String> {
+    let tolerance: f64 = text.parse().map_err(|_| format!("'{text}' is not a number"))?;
+    if (1e-12..1.0).contains(&tolerance) { Ok(tolerance) } else { Err("must be 1e-12 or more and below 1".into()) }
 }
 
 /// Reads `0,0.3,1`.
@@ -207,6 +243,8 @@ pub(super) mod tests {
             seed: 7,
             guidance: None,
             sampler: None,
+            ode: None,
+            beginning: Beginning::Noise,
             deadline_ms: None,
             request_id: None,
             wishes: Wishes::default(),
@@ -245,7 +283,7 @@ pub(super) mod tests {
         }
         let grid = Times::Grid(time_grid("0,0.3,1").unwrap());
         assert_eq!((grid.caption().as_str(), grid.name().as_str()), ("0, 0.3, 1", "grid"));
-        let steps = Times::Steps(4);
+        let steps = Times::steps(0.0, 4);
         assert_eq!((steps.caption().as_str(), steps.name().as_str()), ("4 steps", "steps_4"));
         assert_eq!(steps.grid().steps(), 4);
     }
@@ -253,8 +291,8 @@ pub(super) mod tests {
     #[test]
     fn requests_of_one_order_have_names_of_their_own() {
         let named = Order { request_id: Some("mine".into()), ..order(&[None], 1) };
-        assert_eq!(named.request_id(&Times::Steps(8)), "mine-8");
-        assert_eq!(order(&[None], 1).request_id(&Times::Steps(8)), "");
+        assert_eq!(named.request_id(&Times::steps(0.0, 8)), "mine-8");
+        assert_eq!(order(&[None], 1).request_id(&Times::steps(0.0, 8)), "");
     }
 
     #[test]

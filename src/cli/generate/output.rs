@@ -146,7 +146,7 @@ mod tests {
         let at = |name: &str| Some(folder.path().join(name));
         let outputs =
             Outputs { out: at("a.png"), npy: at("a.npy"), safetensors: at("a.safetensors"), png_dir: at("images") };
-        let rows = [row(Times::Steps(1), 2), row(Times::Steps(2), 2)];
+        let rows = [row(Times::steps(0.0, 1), 2), row(Times::steps(0.0, 2), 2)];
         let files = outputs.write(&order(&[Some(1), None], 2), &rows).unwrap();
         let names: Vec<_> = files.iter().map(|file| file.file_name().unwrap().to_str().unwrap()).collect();
         assert_eq!(names, ["a.png", "a.npy", "a.safetensors", "images"]);

@@ -5,15 +5,16 @@ use std::time::{Duration, Instant};
 use indicatif::ProgressBar;
 use tokio::runtime::{Builder, Runtime};
 
+use super::beginning::Given;
 use super::order::{Order, Times};
 use super::output::{picture, save};
 use super::row::{Row, Steps, Timing};
 use super::wishes::Wishes;
 use super::{Backend, DEFAULT_SERVER};
 use crate::api::Client;
-use crate::api::client::{Arrival, Generation, floats, preview_floats};
+use crate::api::client::{Arrival, Generation, floats, preview_floats, sampler};
 use crate::api::proto::{NULL_LABEL, v1};
-use crate::domain::{ModelInfo, Receipt, Sampler};
+use crate::domain::{Gamma, ModelInfo, Receipt, Sampler};
 use crate::error::{Error, Result};
 
 /// A connected server.
@@ -52,11 +53,15 @@ impl Backend for Remote {
         self.runtime.block_on(self.client.model(name))
     }
 
-    fn row(&mut self, order: &Order, times: &Times, bar: &ProgressBar) -> Result<Row> {
+    fn row(&mut self, order: &Order, times: &Times, given: Option<&Given>, bar: &ProgressBar) -> Result<Row> {
         let Self { client, runtime } = self;
         runtime.block_on(async {
             let asked = Instant::now();
-            let generation = client.generate(request(order, times)?).await?;
+            let asked_for = v1::GenerateRequest {
+                initial_state: given.map(|given| initial_state(order, given)),
+                ..request(order, times)?
+            };
+            let generation = client.generate(asked_for).await?;
             Collector::new(order, times, asked).collect(generation, bar).await
         })
     }
@@ -70,8 +75,8 @@ fn request(order: &Order, times: &Times) -> Result<v1::GenerateRequest> {
     let count = u32::try_from(order.labels.len()).map_err(|_| Error::Config(vec!["--count: is too large".into()]))?;
     let label = |label: &Option<u32>| label.and_then(|label| i32::try_from(label).ok()).unwrap_or(NULL_LABEL);
     let (steps, time_grid) = match times {
-        Times::Steps(steps) => (Some(*steps), None),
-        Times::Grid(grid) => (None, Some(v1::TimeGrid { times: grid.times().to_vec() })),
+        Times::Steps { steps, .. } => (Some(*steps), None),
+        Times::Whole { .. } | Times::Grid(_) => (None, Some(v1::TimeGrid { times: times.grid().times().to_vec() })),
     };
     let Wishes { min_steps, priority, previews, continued, .. } = &order.wishes;
     let common = v1::GenerateRequest {
@@ -93,11 +98,22 @@ fn request(order: &Order, times: &Times) -> Result<v1::GenerateRequest> {
     Ok(v1::GenerateRequest {
         count: Some(count),
         sampler: order.sampler.map_or(v1::Sampler::Unspecified, v1::Sampler::from).into(),
+        gamma: order.sampler.and_then(Sampler::gamma).map(Gamma::value),
         labels: order.labels.iter().map(label).collect(),
         guidance: order.guidance,
         seed: Some(order.seed),
         ..common
     })
+}
+
+/// States in the model's shape, alone or one after the other.
+fn initial_state(order: &Order, given: &Given) -> v1::InitialState {
+    let shape = order.model.shape.iter().map(|&side| u32::try_from(side).unwrap_or(u32::MAX));
+    let count = given.states.len() / order.model.elements().max(1);
+    let each = (count != 1).then(|| u32::try_from(count).unwrap_or(u32::MAX));
+    let float32_data = given.states.iter().flat_map(|number| number.to_le_bytes()).collect();
+    let states = v1::Tensor { shape: each.into_iter().chain(shape).collect(), float32_data };
+    v1::InitialState { states: Some(states), time: given.time, add_noise: given.add_noise }
 }
 
 /// Puts images, which come in the order in which they finish, into their places.
@@ -153,7 +169,7 @@ impl<'a> Collector<'a> {
         Ok(Row {
             times: self.times.clone(),
             request_id: accepted.request_id.clone(),
-            sampler: Sampler::try_from(accepted.sampler())?,
+            sampler: sampler(accepted.sampler(), accepted.gamma)?.to_string(),
             guidance: accepted.guidance,
             evaluations: generation.summary().map(|summary| summary.evaluations).ok_or_else(missing)?,
             images,
@@ -212,13 +228,26 @@ mod tests {
             request_id: Some("mine".into()),
             ..order(&[Some(2), None], 2)
         };
-        let asked = request(&order, &Times::Steps(4)).unwrap();
+        let asked = request(&order, &Times::steps(0.0, 4)).unwrap();
         assert_eq!((asked.model.as_str(), asked.count, asked.steps), ("tiny@1", Some(2), Some(4)));
         assert_eq!((asked.labels.as_slice(), asked.sampler()), (&[2, -1][..], v1::Sampler::Euler));
         assert_eq!((asked.guidance, asked.seed, asked.deadline_ms), (Some(2.0), Some(7), Some(9)));
         assert_eq!(asked.request_id, "mine-4");
         let asked = request(&order, &Times::Grid(time_grid("0,0.3,1").unwrap())).unwrap();
         assert_eq!((asked.steps, asked.time_grid.unwrap().times), (None, vec![0.0, 0.3, 1.0]));
+    }
+
+    #[test]
+    fn states_go_alone_or_one_for_each_image() {
+        let order = order(&[None; 2], 1);
+        let given = |images: usize| Given { states: vec![0.5; 4 * images], time: 0.25, add_noise: images == 1 };
+        let shape = |images| initial_state(&order, &given(images)).states.unwrap().shape;
+        assert_eq!((shape(1), shape(2)), (vec![1, 2, 2], vec![2, 1, 2, 2]));
+        let state = initial_state(&order, &given(1));
+        assert_eq!((state.time, state.add_noise, state.states.unwrap().float32_data.len()), (0.25, true, 16));
+        let asked = Order { sampler: Some(Sampler::CONSISTENCY), ..order };
+        let asked = request(&asked, &Times::steps(0.25, 4)).unwrap();
+        assert_eq!((asked.steps, asked.sampler(), asked.gamma), (Some(4), v1::Sampler::Gamma, Some(1.0)));
     }
 
     #[test]
@@ -230,7 +259,7 @@ mod tests {
             continued: vec![receipt(0), receipt(4)],
             ..Wishes::default()
         };
-        let asked = request(&Order { wishes, ..order(&[Some(1); 2], 2) }, &Times::Steps(8)).unwrap();
+        let asked = request(&Order { wishes, ..order(&[Some(1); 2], 2) }, &Times::steps(0.0, 8)).unwrap();
         assert_eq!((asked.count, asked.seed, asked.labels.len(), asked.steps), (None, None, 0, Some(8)));
         assert_eq!((asked.min_steps, asked.priority(), asked.continue_from[1].index), (Some(2), v1::Priority::High, 4));
         assert_eq!(asked.previews.unwrap().evaluations, [1]);
@@ -252,7 +281,7 @@ mod tests {
 
     #[test]
     fn the_computation_spans_all_images() {
-        let (order, times) = (order(&[None; 2], 1), Times::Steps(1));
+        let (order, times) = (order(&[None; 2], 1), Times::steps(0.0, 1));
         let mut collector = Collector::new(&order, &times, Instant::now());
         for (index, queue_us, compute_us) in [(1, 30, 100), (0, 10, 50)] {
             collector.image(image(index, queue_us, compute_us)).unwrap();
@@ -265,7 +294,7 @@ mod tests {
     fn previews_are_told_and_saved() {
         let folder = tempfile::tempdir().unwrap();
         let wishes = Wishes { preview_dir: Some(folder.path().into()), ..Wishes::default() };
-        let (order, times) = (Order { wishes, ..order(&[None; 2], 1) }, Times::Steps(4));
+        let (order, times) = (Order { wishes, ..order(&[None; 2], 1) }, Times::steps(0.0, 4));
         let preview = v1::Preview {
             index: 1,
             evaluations: 2,

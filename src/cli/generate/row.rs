@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::order::{Order, Times};
 use crate::api::proto::micros;
-use crate::domain::{Receipt, Sampler, StepsReason};
+use crate::domain::{Receipt, StepsReason};
 
 /// The images of one request.
 #[derive(Debug, Clone)]
@@ -18,7 +18,7 @@ pub(super) struct Row {
     /// The request's id; empty where there was no request.
     pub(super) request_id: String,
     /// The sampler that was used.
-    pub(super) sampler: Sampler,
+    pub(super) sampler: String,
     /// The guidance scale that was used.
     pub(super) guidance: f32,
     /// The samples by their index, row-major in the model's shape and value range.
@@ -90,7 +90,7 @@ impl Row {
             "request_id": self.request_id,
             "steps": self.times.grid().steps(),
             "time_grid": self.times.grid().times(),
-            "sampler": self.sampler.to_string(),
+            "sampler": self.sampler,
             "guidance": self.guidance,
             "images": self.images.len(),
             "evaluations": self.evaluations,
@@ -172,7 +172,7 @@ pub(super) mod tests {
         Row {
             times,
             request_id: "r".into(),
-            sampler: Sampler::Heun,
+            sampler: "heun".into(),
             guidance: 1.5,
             images: (0..count).map(|i| vec![f32::from(i); 4]).collect(),
             evaluations: 8 * u64::from(count),
@@ -184,14 +184,14 @@ pub(super) mod tests {
 
     #[test]
     fn captions_say_what_a_row_cost() {
-        assert_eq!(row(Times::Steps(4), 3).caption(), "4 steps, 8 evaluations, 38 ms");
-        let one = Row { evaluations: 1, ..row(Times::Steps(1), 1) };
+        assert_eq!(row(Times::steps(0.0, 4), 3).caption(), "4 steps, 8 evaluations, 38 ms");
+        let one = Row { evaluations: 1, ..row(Times::steps(0.0, 1), 1) };
         assert_eq!(one.caption(), "1 step, 1 evaluation, 38 ms");
     }
 
     #[test]
     fn the_title_names_a_class_that_all_images_have() {
-        let rows = [row(Times::Steps(4), 2)];
+        let rows = [row(Times::steps(0.0, 4), 2)];
         assert_eq!(title(&order(&[Some(1); 2], 1), &rows), "tiny@1, Bag, heun, guidance 1.5, seed 7");
         assert_eq!(title(&order(&[Some(1), Some(0)], 2), &rows), "tiny@1, heun, guidance 1.5, seed 7");
         assert_eq!(title(&order(&[None], 1), &rows), "tiny@1, heun, guidance 1.5, seed 7");
@@ -199,7 +199,7 @@ pub(super) mod tests {
 
     #[test]
     fn the_table_is_aligned() {
-        let table = table(&order(&[Some(1); 2], 1), &[row(Times::Steps(4), 2), row(Times::Steps(16), 2)]);
+        let table = table(&order(&[Some(1); 2], 1), &[row(Times::steps(0.0, 4), 2), row(Times::steps(0.0, 16), 2)]);
         let lines: Vec<&str> = table.lines().skip(1).collect();
         assert_eq!(lines[1], " 4 steps            8        20 ms  38 ms  0.42 ms   9.5 ms");
         assert!(lines.iter().all(|line| line.len() == lines[0].len()), "{table}");
@@ -209,7 +209,8 @@ pub(super) mod tests {
     fn images_with_fewer_steps_than_asked_are_told() {
         let steps = |used, reason| Steps { used, asked: 8, reason };
         let cut = [steps(2, StepsReason::Deadline), steps(8, StepsReason::Asked), steps(2, StepsReason::Deadline)];
-        let row = Row { steps: [&cut[..], &[steps(4, StepsReason::Overload)]].concat(), ..row(Times::Steps(8), 4) };
+        let row =
+            Row { steps: [&cut[..], &[steps(4, StepsReason::Overload)]].concat(), ..row(Times::steps(0.0, 8), 4) };
         let told = table(&order(&[Some(1); 4], 1), &[row]);
         let want = "8 steps: 2 images have 2 of 8 steps (deadline)\n8 steps: 1 image has 4 of 8 steps (overload)\n";
         assert!(told.ends_with(want), "{told}");
@@ -217,7 +218,7 @@ pub(super) mod tests {
 
     #[test]
     fn the_summary_names_units() {
-        let value = json(&order(&[Some(1), None], 2), &[row(Times::Steps(2), 2)], &["a.png".into()]);
+        let value = json(&order(&[Some(1), None], 2), &[row(Times::steps(0.0, 2), 2)], &["a.png".into()]);
         assert_eq!((&value["labels"][1], &value["files"][0]), (&Value::Null, &json!("a.png")));
         let request = &value["requests"][0];
         assert_eq!((&request["steps"], &request["total_us"]), (&json!(2), &json!(38_400)));

@@ -95,16 +95,16 @@ mod tests {
     #[test]
     fn each_row_takes_as_many_lines_as_it_needs() {
         let height = |rows: &[Row], images: usize| size(&png(&order(&vec![Some(0); images], 1), rows).unwrap()).1;
-        let (four, eight) = (row(Times::Steps(4), 16), row(Times::Steps(8), 16));
+        let (four, eight) = (row(Times::steps(0.0, 4), 16), row(Times::steps(0.0, 8), 16));
         let one = height(std::slice::from_ref(&four), 16);
-        assert_eq!(height(&[four, eight], 16), height(&[row(Times::Steps(4), 17)], 17));
-        assert!(height(&[row(Times::Steps(4), 17)], 17) > one);
+        assert_eq!(height(&[four, eight], 16), height(&[row(Times::steps(0.0, 4), 17)], 17));
+        assert!(height(&[row(Times::steps(0.0, 4), 17)], 17) > one);
     }
 
     #[test]
     fn points_become_a_density() {
         let points = Order { model: ModelInfo { shape: vec![2], ..model() }, ..order(&[None; 9], 1) };
-        let rows = [row(Times::Steps(4), 9), row(Times::Steps(8), 9)];
+        let rows = [row(Times::steps(0.0, 4), 9), row(Times::steps(0.0, 8), 9)];
         let (width, height) = size(&png(&points, &rows).unwrap());
         assert!(width > 256 && height > 512, "{width} × {height}");
         assert!(can_draw(&points.model) && !can_draw(&ModelInfo { shape: vec![3], ..model() }));

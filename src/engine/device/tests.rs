@@ -74,7 +74,8 @@ impl Wish {
         let last = plan.len() - 1;
         let step = |(i, &evaluation): (usize, &_)| RowStep {
             row: RowId(row),
-            start: (i == 0).then_some(Start::Noise { seed: self.seed, index: self.index }),
+            start: (i == 0).then_some(Start::Noise),
+            noise: NoiseKey { seed: self.seed, index: self.index },
             evaluation,
             label: self.label,
             guidance: self.guidance,
@@ -91,14 +92,16 @@ impl Wish {
         let guided = Guided { net, null_label: 3, scale: f64::from(self.guidance) };
         let net = if self.guidance == 1.0 || self.label.is_none() { net } else { &guided };
         let grid = TimeGrid::uniform(self.steps);
-        sampler::sample(net, self.sampler, &grid, &x, &labels).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+        let fresh = sampler::Fresh { keys: &[NoiseKey { seed: self.seed, index: self.index }], scale: 0.8 };
+        let end = sampler::sample_with(net, self.sampler, &grid, &x, &labels, &fresh).unwrap();
+        end.flatten_all().unwrap().to_vec1().unwrap()
     }
 }
 
 /// Every sampler, several step counts, classes and guidance scales, joining at different times.
 fn wishes(guided: bool) -> Vec<Wish> {
     let wish = |i: u32| Wish {
-        sampler: Sampler::ALL[i as usize % 3],
+        sampler: Sampler::ALL[i as usize % 5],
         steps: 1 + i % 5,
         seed: u64::from(i / 4),
         index: i % 4,
@@ -158,7 +161,8 @@ fn guided_rows_equal_the_guided_network() {
 fn jump(row: u64, start: Option<Start>, ends: bool) -> RowStep {
     let evaluation = Sampler::FlowMap.plan(&TimeGrid::uniform(1))[0];
     let purpose = if ends { FINISH } else { Purpose::Advance };
-    RowStep { row: RowId(row), start, evaluation, label: None, guidance: 1.0, purpose }
+    let noise = NoiseKey { seed: 4, index: 0 };
+    RowStep { row: RowId(row), start, noise, evaluation, label: None, guidance: 1.0, purpose }
 }
 
 fn step(engine: &mut DeviceEngine, rows: Vec<RowStep>) -> Vec<Outcome> {
@@ -166,7 +170,7 @@ fn step(engine: &mut DeviceEngine, rows: Vec<RowStep>) -> Vec<Outcome> {
 }
 
 fn given(states: &[f32], index: u32) -> Option<Start> {
-    Some(Start::State { states: Arc::from(states), index })
+    Some(Start::State { states: Arc::from(states), index, noised_to: None })
 }
 
 #[test]
@@ -206,7 +210,7 @@ fn a_preview_is_the_image_finished_early_and_moves_nothing() {
     let toy = |rows, engine: &mut DeviceEngine| engine.step(&Batch { model: ModelKey(0), rows }).unwrap();
     let mut engine = engine(2);
     let plan = Sampler::FlowMap.plan(&TimeGrid::uniform(2));
-    let start = Some(Start::Noise { seed: 4, index: 0 });
+    let start = Some(Start::Noise);
     let preview = RowStep { purpose: Purpose::Preview, ..jump(1, start.clone(), false) };
     let first = RowStep { evaluation: plan[0], ..jump(1, start, false) };
     let last = RowStep { evaluation: plan[1], purpose: Purpose::Finish { keep: true }, ..jump(1, None, true) };

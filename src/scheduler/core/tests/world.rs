@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::{Evaluation, Priority, Source, StepsReason};
+use crate::domain::{Evaluation, Priority, Source, StepsReason, TimePairs};
 use crate::engine::{RowStep, Start};
 use crate::load::Random;
 use crate::scheduler::{BrownOutLimits, Headroom};
@@ -34,6 +34,19 @@ struct Wish {
     previews: bool,
 }
 
+/// The jumps that the second model knows.
+const SHORTCUT: TimePairs = TimePairs::Dyadic { levels: 3 };
+
+impl Wish {
+    /// Such as passes validation: the second model jumps by powers of two only.
+    fn fitted(self) -> Self {
+        match self.model == 1 && self.sampler.jumps() {
+            true => Self { steps: self.steps.next_power_of_two(), sampler: Sampler::FlowMap, ..self },
+            false => self,
+        }
+    }
+}
+
 /// How a forward ends.
 #[derive(Debug, Clone)]
 enum Fate {
@@ -50,7 +63,7 @@ fn wish() -> impl Strategy<Value = Wish> {
     let priority = prop::sample::select(vec![Priority::Low, Priority::Normal, Priority::High]);
     (size, kind, 0u8..3, priority, any::<bool>()).prop_map(|(size, kind, tenant, priority, previews)| {
         let ((model, images, steps, least), (sampler, guided, deadline_ms)) = (size, kind);
-        let jumps = sampler == Sampler::FlowMap;
+        let jumps = sampler.jumps();
         let min_steps = if jumps { least.min(steps) } else { steps };
         let previews = previews && jumps;
         Wish { model, images, steps, min_steps, sampler, guided, deadline_ms, tenant, priority, previews }
@@ -118,7 +131,8 @@ impl World {
             kept_bytes: 1 << 12,
             ..limits(max_rows)
         };
-        let mut core = Core::new(&[model("a", 1), model("b", 1)], &limits);
+        let shortcut = ModelInfo { time_pairs: SHORTCUT, ..model("b", 1) };
+        let mut core = Core::new(&[model("a", 1), shortcut], &limits);
         let cost = Cost::known(Line { base: 0.000_5, per_row: 0.5e-3 / max_rows as f64 });
         (0..devices).for_each(|_| _ = core.add_device(vec![cost.clone(), cost.clone()]));
         let (jobs, rows, gone, count) = Default::default();
@@ -141,6 +155,7 @@ impl World {
     }
 
     fn admit(&mut self, wish: Wish) {
+        let wish = wish.fitted();
         let deadline = wish.deadline_ms.map(|ms| self.now + Duration::from_millis(ms));
         let seed = self.count.asked;
         let label = |i: usize| (!i.is_multiple_of(3)).then_some(0);
@@ -222,6 +237,9 @@ impl World {
         assert!(forward.rows <= self.max_rows || forward.batch.rows.len() == 1);
         for step in &forward.batch.rows {
             assert!(!self.gone.contains(&step.row), "a released row");
+            let (pairs, (s, t)) =
+                (self.core.models[forward.batch.model.0].info.time_pairs, step.evaluation.network_times());
+            assert!(pairs.contains(s, t), "a jump that the model does not know: {s} {t}");
             if step.purpose == Purpose::Preview {
                 assert_eq!((step.evaluation.t, self.rows[&step.row].device), (1.0, device));
                 continue;
@@ -234,7 +252,7 @@ impl World {
     }
 
     fn begin(&mut self, device: DeviceId, step: &RowStep, model: ModelKey) {
-        assert!(matches!(step.start, Some(Start::Noise { .. })), "nothing is continued here");
+        assert!(matches!(step.start, Some(Start::Noise)), "nothing is continued here");
         let job =
             self.core.models[model.0].queue.by_target().find(|(_, job)| job.held().any(|(_, row)| row == step.row));
         let id = job.unwrap().0;
@@ -353,7 +371,7 @@ impl Dice {
     fn wish(&mut self) -> Wish {
         let steps = 1 + self.below(6) as u32;
         let sampler = if self.below(8) == 0 { Sampler::Heun } else { Sampler::FlowMap };
-        let jumps = sampler == Sampler::FlowMap;
+        let jumps = sampler.jumps();
         Wish {
             model: self.below(2) as usize,
             images: 1 + self.below(3) as usize,
