@@ -67,6 +67,7 @@ pub fn main(args: &Args) -> Result<()> {
         data: args.data.as_deref(),
         seed: args.seed,
         threads,
+        timed: true,
     })?;
     print(&evaluated.report.markdown())?;
     if let Some(out) = &args.out {

@@ -57,7 +57,15 @@ fn network_with(root: &Path, name: &str, change: impl FnOnce(&mut Manifest)) -> 
 
 fn run(model: &Path, teacher: Option<&Path>, threads: usize) -> Result<Evaluated> {
     let teacher = teacher.and_then(Path::to_str);
-    evaluate(&Options { model: model.to_str().unwrap(), teacher, samples: Some(SAMPLES), data: None, seed: 7, threads })
+    evaluate(&Options {
+        model: model.to_str().unwrap(),
+        teacher,
+        samples: Some(SAMPLES),
+        data: None,
+        seed: 7,
+        threads,
+        timed: false,
+    })
 }
 
 #[test]
@@ -69,13 +77,16 @@ fn a_flow_map_is_measured_against_its_teacher_whatever_the_threads() {
     let report = &evaluated.report;
     assert_eq!(report.teacher.relation, Relation::Recorded);
     let rows = |network| report.rows.iter().filter(|row| row.network == network).count();
-    assert_eq!([Network::Model, Network::Teacher, Network::Floor, Network::Theory].map(rows), [4, 13, 1, 1]);
+    assert_eq!([Network::Model, Network::Teacher, Network::Floor, Network::Theory].map(rows), [5, 13, 1, 1]);
     assert!(report.reference.convergence.is_finite() && report.reference.checked == SAMPLES);
     assert_eq!(*report, run(&student, Some(&teacher), 3).unwrap().report);
     evaluated.write(&root.path().join("out")).unwrap();
     let json = std::fs::read(root.path().join("out/report.json")).unwrap();
     assert_eq!(serde_json::from_slice::<serde_json::Value>(&json).unwrap(), serde_json::to_value(report).unwrap());
-    assert!(image::open(root.path().join("out/samples.png")).is_ok() && root.path().join("out/report.md").exists());
+    assert!(image::open(root.path().join("out/samples.png")).is_ok());
+    let page = std::fs::read_to_string(root.path().join("out/report.md")).unwrap();
+    assert!(page.contains("(quality.svg)") && page.contains("## Self-consistency") && !page.contains("Memorisation"));
+    assert!(root.path().join("out/quality.svg").exists());
 }
 
 #[test]
@@ -84,7 +95,7 @@ fn a_velocity_field_is_its_own_teacher_and_has_no_jumps() {
     let (field, _) = network(root.path(), "field", TimePairs::Diagonal, None);
     let report = run(&field, None, 1).unwrap().report;
     assert_eq!(report.teacher.relation, Relation::Itself);
-    assert!(report.rows.iter().all(|row| row.network != Network::Model));
+    assert!(report.rows.iter().all(|row| row.network != Network::Model) && report.residuals.is_none());
 }
 
 #[test]
@@ -100,6 +111,7 @@ fn what_cannot_be_compared_is_refused() {
     let problem = run(&mute, None, 1).map(|_| ()).unwrap_err();
     assert!(problem.to_string().contains("names no data set"), "{problem}");
     let model = model.to_str().unwrap();
-    let few = evaluate(&Options { model, teacher: None, samples: Some(1), data: None, seed: 1, threads: 1 });
+    let few =
+        evaluate(&Options { model, teacher: None, samples: Some(1), data: None, seed: 1, threads: 1, timed: false });
     assert!(matches!(few, Err(Error::Config(_))));
 }
