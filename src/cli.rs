@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand.
 
 pub mod bench;
+pub mod compare;
 pub mod config;
 pub mod eval;
 pub mod generate;
@@ -9,6 +10,7 @@ pub mod reproduce;
 pub mod serve;
 pub mod simulate;
 pub mod train;
+pub mod tune_grid;
 
 mod receipts;
 
@@ -40,6 +42,8 @@ enum Command {
     Config(config::Args),
     Train(train::Args),
     Eval(eval::Args),
+    TuneGrid(tune_grid::Args),
+    Compare(compare::Args),
     Simulate(simulate::Args),
     Bench(bench::Args),
 }
@@ -58,6 +62,8 @@ impl Cli {
             Command::Config(args) => config::main(&args),
             Command::Train(args) => train::main(&args),
             Command::Eval(args) => eval::main(&args),
+            Command::TuneGrid(args) => tune_grid::main(&args),
+            Command::Compare(args) => compare::main(&args),
             Command::Simulate(args) => simulate::main(&args),
             Command::Bench(args) => bench::main(&args),
         }

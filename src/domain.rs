@@ -6,9 +6,11 @@
 mod grid;
 mod job;
 mod model;
+mod quality;
 mod receipt;
 
 pub use grid::{Evaluation, Rule, Sampler, TimeGrid};
 pub use job::{Accepted, Image, Job, JobEvent, Preview, Priority, Source, StepsReason, Summary};
 pub use model::{Guidance, ModelId, ModelInfo, ModelKey, ModelRef, TimePairs};
+pub use quality::{Quality, QualityRow};
 pub use receipt::{Digest, Receipt};

@@ -7,6 +7,7 @@
 //! samples; [`report`] is the result, as JSON and as Markdown. A report is a pure function of the two checkpoints, the
 //! data, the number of samples and the seed: the number of threads does not matter.
 
+pub mod compare;
 pub mod features;
 pub mod frechet;
 pub mod generate;
@@ -17,12 +18,14 @@ pub mod nearest;
 pub mod paired;
 pub mod points;
 pub mod protocol;
+pub mod record;
 pub mod report;
 pub mod residuals;
 pub mod run;
 pub mod sliced;
 pub mod subject;
 pub mod timing;
+pub mod tune;
 
 mod chart;
 

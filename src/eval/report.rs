@@ -349,7 +349,7 @@ impl Column {
     }
 }
 
-fn line(text: &mut String, cells: impl Iterator<Item = impl AsRef<str>>) {
+pub(super) fn line(text: &mut String, cells: impl Iterator<Item = impl AsRef<str>>) {
     text.push('|');
     cells.for_each(|cell| {
         let cell = cell.as_ref();
@@ -366,7 +366,7 @@ fn item(text: &mut String, name: &str, meaning: &str) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     fn network(name: &str) -> NetworkRecord {
@@ -380,7 +380,7 @@ mod tests {
         }
     }
 
-    fn report() -> Report {
+    pub(in crate::eval) fn report() -> Report {
         let column = |key, title, role, show| Column { key, title, meaning: "what it is", role, show };
         let values = |kl| Values::from([("kl", kl), ("outside", 0.125), ("empty", 3.0)]);
         Report {

@@ -44,6 +44,8 @@ fn network_with(root: &Path, name: &str, change: impl FnOnce(&mut Manifest)) -> 
             teacher: None,
         },
         weights: WeightsRecord::default(),
+        quality: None,
+        grids: std::collections::BTreeMap::new(),
     };
     change(&mut manifest);
     // The name decides the weights.
