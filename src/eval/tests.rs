@@ -6,7 +6,7 @@ use candle_core::{DType, Device};
 
 use super::report::{Network, Relation};
 use super::run::Evaluated;
-use super::{Options, evaluate};
+use super::{Options, evaluate, tune};
 use crate::checkpoint::manifest::SCHEMA_VERSION;
 use crate::checkpoint::{
     Architecture, Checkpoint, DataSpec, Manifest, Precision, TimeConvention, TrainingRecord, WeightsRecord,
@@ -116,4 +116,32 @@ fn what_cannot_be_compared_is_refused() {
     let few =
         evaluate(&Options { model, teacher: None, samples: Some(1), data: None, seed: 1, threads: 1, timed: false });
     assert!(matches!(few, Err(Error::Config(_))));
+}
+
+#[test]
+fn a_search_never_ends_worse_than_it_began_whatever_the_threads() {
+    let root = tempfile::tempdir().unwrap();
+    let (model, _) = network(root.path(), "model", TimePairs::Triangle, None);
+    let model = model.to_str().unwrap();
+    let tuned = |steps: &[u32], threads| {
+        tune::tune(&tune::Options { model, steps, samples: Some(SAMPLES), data: None, seed: 7, threads })
+    };
+    let found = tuned(&[2, 3], 1).unwrap();
+    assert_eq!((found.measure, found.rows.len()), ("KL 48×48", 2));
+    assert!(found.rows.iter().all(|row| row.searched[1] <= row.searched[0]));
+    assert_eq!(found, tuned(&[2, 3], 3).unwrap());
+    assert!(matches!(tuned(&[1, 65], 1), Err(Error::Config(lines)) if lines.len() == 2));
+}
+
+#[test]
+fn times_are_measured_where_they_are_asked_for() {
+    let root = tempfile::tempdir().unwrap();
+    let (model, _) = network(root.path(), "model", TimePairs::Triangle, None);
+    let model = model.to_str().unwrap();
+    let options =
+        Options { model, teacher: None, samples: Some(SAMPLES), data: None, seed: 7, threads: 1, timed: true };
+    let report = evaluate(&options).unwrap().report;
+    let of = |steps| report.rows.iter().find(|row| row.steps == Some(steps)).and_then(|row| row.milliseconds).unwrap();
+    assert!(of(1) > 0.0 && (of(4) / of(1) - 4.0).abs() < 1e-9);
+    assert_eq!(report.quality().map(|quality| quality.rows.len()), Some(18));
 }
