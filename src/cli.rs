@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand.
 
 pub mod bench;
+pub mod compare;
 pub mod config;
 pub mod eval;
 pub mod generate;
@@ -10,6 +11,7 @@ pub mod serve;
 pub mod simulate;
 pub mod study;
 pub mod train;
+pub mod tune_grid;
 
 mod receipts;
 
@@ -42,6 +44,8 @@ enum Command {
     Train(train::Args),
     Eval(eval::Args),
     Study(study::Args),
+    TuneGrid(tune_grid::Args),
+    Compare(compare::Args),
     Simulate(simulate::Args),
     Bench(bench::Args),
 }
@@ -61,6 +65,8 @@ impl Cli {
             Command::Train(args) => train::main(&args),
             Command::Eval(args) => eval::main(&args),
             Command::Study(args) => study::main(&args),
+            Command::TuneGrid(args) => tune_grid::main(&args),
+            Command::Compare(args) => compare::main(&args),
             Command::Simulate(args) => simulate::main(&args),
             Command::Bench(args) => bench::main(&args),
         }

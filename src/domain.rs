@@ -7,6 +7,7 @@ mod grid;
 mod job;
 mod model;
 mod pairs;
+mod quality;
 mod receipt;
 mod sampler;
 
@@ -14,5 +15,6 @@ pub use grid::TimeGrid;
 pub use job::{Accepted, Image, Initial, Job, JobEvent, NoiseKey, Preview, Priority, Source, StepsReason, Summary};
 pub use model::{Guidance, ModelId, ModelInfo, ModelKey, ModelRef};
 pub use pairs::TimePairs;
+pub use quality::{Quality, QualityRow};
 pub use receipt::{Digest, Receipt};
 pub use sampler::{Evaluation, Gamma, Renoising, Rule, Sampler};

@@ -13,6 +13,7 @@ use toml::{Table, Value};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::atomic::write_file;
 use crate::error::{Error, Result};
+use crate::eval::compare::Comparison;
 use crate::eval::{Options, evaluate};
 use crate::train::{self, Outcome, Run};
 
@@ -138,6 +139,7 @@ impl Study {
             }
             reports.push(self.measure(method, out, threads)?);
         }
+        Comparison::read(&reports)?.write(out)?;
         Ok(Progress::Finished(reports))
     }
 
@@ -158,16 +160,20 @@ impl Study {
 
     /// The method's report, made where there is none of its weights.
     fn measure(&self, method: &Method, out: &Path, threads: usize) -> Result<PathBuf> {
-        let (model, folder) = (self.checkpoint(out, &method.name), out.join(&method.name).join("evaluation"));
+        let (model, folder) = (self.checkpoint(out, &method.name), out.join("reports").join(&method.name));
         let report = folder.join("report.json");
         let hash = Checkpoint::read(&model)?.manifest.weights.blake3;
         if std::fs::read_to_string(&report).is_ok_and(|text| text.contains(&hash)) {
             return Ok(report);
         }
-        let teacher = self.checkpoint(out, &self.teacher);
+        let teacher = self.checkpoint(out, &self.teacher).display().to_string();
+        // The teacher's own rows are in its own report.
+        let is_teacher = method.name == self.teacher;
         let options = Options {
             model: &model.display().to_string(),
-            teacher: Some(&teacher.display().to_string()),
+            teacher: Some(teacher.as_str()).filter(|_| !is_teacher),
+            baselines: is_teacher,
+            timed: true,
             samples: Some(self.samples),
             data: None,
             seed: 1,

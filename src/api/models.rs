@@ -3,7 +3,7 @@
 use super::catalogue::Catalogue;
 use super::proto::v1;
 use super::validate::model_reference;
-use crate::domain::{Guidance, ModelInfo, ModelKey, TimePairs};
+use crate::domain::{Guidance, ModelInfo, ModelKey, Quality, QualityRow, TimePairs};
 use crate::error::{Error, Result};
 
 /// Every loaded model, the default one first.
@@ -43,6 +43,25 @@ fn describe(catalogue: &Catalogue, key: ModelKey) -> v1::Model {
         dyadic_levels: dyadic_levels(model.time_pairs),
         objective: model.objective.clone(),
         content_hash: model.content_hash.clone(),
+        quality: model.quality.as_ref().map(quality),
+        tuned_grids: model.grids.iter().map(|grid| v1::TimeGrid { times: grid.times().to_vec() }).collect(),
+    }
+}
+
+fn quality(quality: &Quality) -> v1::Quality {
+    let row = |row: &QualityRow| v1::QualityRow {
+        sampler: v1::Sampler::from(row.sampler).into(),
+        steps: row.steps,
+        evaluations: row.evaluations,
+        value: row.value,
+        gamma: row.sampler.gamma().map(f32::from),
+    };
+    v1::Quality {
+        evaluator: quality.evaluator.clone(),
+        measure: quality.measure.clone(),
+        floor: quality.floor,
+        samples: quality.samples,
+        rows: quality.rows.iter().map(row).collect(),
     }
 }
 
@@ -74,5 +93,31 @@ fn dyadic_levels(pairs: TimePairs) -> u32 {
     match pairs {
         TimePairs::Dyadic { levels } => levels,
         TimePairs::Diagonal | TimePairs::Triangle | TimePairs::Square | TimePairs::End => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::api::validate::tests::model;
+    use crate::domain::{Sampler, TimeGrid};
+
+    #[test]
+    fn findings_are_told() {
+        let row = QualityRow { sampler: Sampler::Heun, steps: 4, evaluations: 8, value: 0.25 };
+        let (evaluator, measure) = ("flowmap 1".to_owned(), "KL".to_owned());
+        let quality = Some(Quality { evaluator, measure, floor: Some(0.009), samples: 64, rows: vec![row] });
+        let grids = vec![TimeGrid::new(vec![0.0, 0.3, 1.0]).unwrap()];
+        let measured = ModelInfo { quality, grids, ..model() };
+        let catalogue = Catalogue::new(Arc::new([measured]), &"digits".parse().unwrap()).unwrap();
+        let told = list(&catalogue).models.remove(0);
+        assert_eq!(told.tuned_grids, [v1::TimeGrid { times: vec![0.0, 0.3, 1.0] }]);
+        let told = told.quality.unwrap();
+        assert_eq!((told.measure.as_str(), told.floor, told.samples), ("KL", Some(0.009), 64));
+        let row =
+            v1::QualityRow { sampler: v1::Sampler::Heun.into(), steps: 4, evaluations: 8, value: 0.25, gamma: None };
+        assert_eq!(told.rows, [row]);
     }
 }

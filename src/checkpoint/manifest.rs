@@ -1,12 +1,13 @@
 //! `config.json`: everything about a model but its weights.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::validate;
-use crate::domain::{Guidance, ModelId, ModelInfo, TimePairs};
+use crate::domain::{Guidance, ModelId, ModelInfo, Quality, TimeGrid, TimePairs};
 use crate::error::{Error, Result};
 
 /// The only schema version that this crate writes and reads.
@@ -36,6 +37,12 @@ pub struct Manifest {
     pub training: TrainingRecord,
     /// Weights: number and content.
     pub weights: WeightsRecord,
+    /// How good it was found to be; absent until somebody looks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quality: Option<Quality>,
+    /// Time grids from 0 to 1 that were found better than uniform ones, by their number of steps.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub grids: BTreeMap<u32, Vec<f64>>,
 }
 
 impl Manifest {
@@ -92,6 +99,8 @@ impl Manifest {
             time_pairs: self.time_pairs,
             objective: self.training.objective.clone(),
             content_hash: self.weights.blake3.clone(),
+            quality: self.quality.clone(),
+            grids: self.grids.values().filter_map(|times| TimeGrid::new(times.clone()).ok()).collect(),
         }
     }
 
@@ -239,6 +248,7 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::domain::{QualityRow, Sampler};
 
     /// A manifest that breaks no bound.
     pub(in crate::checkpoint) fn example() -> Manifest {
@@ -273,6 +283,8 @@ pub(super) mod tests {
                 teacher: Some("ab".repeat(32)),
             },
             weights: WeightsRecord { parameters: 12, blake3: "0f".repeat(32) },
+            quality: None,
+            grids: BTreeMap::new(),
         }
     }
 
@@ -293,6 +305,30 @@ pub(super) mod tests {
         assert_eq!(parse(&json()).unwrap(), example());
         let info = example().info(ModelId { name: "clothes".into(), version: 2 });
         assert_eq!((info.architecture.as_str(), info.elements(), info.parameters), ("dit", 784, 12));
+    }
+
+    /// What was measured of a model is an optional part: older files do not have it.
+    #[test]
+    fn findings_are_read_back_and_may_be_absent() {
+        assert!(!json().contains("quality") && !json().contains("grids"));
+        let row = QualityRow { sampler: Sampler::FlowMap, steps: 4, evaluations: 4, value: 0.25 };
+        let (evaluator, measure) = ("flowmap 1".to_owned(), "KL".to_owned());
+        let quality = Some(Quality { evaluator, measure, floor: Some(0.009), samples: 64, rows: vec![row] });
+        let found = Manifest { quality, grids: BTreeMap::from([(2, vec![0.0, 0.3, 1.0])]), ..example() };
+        let text = found.to_json(Path::new("config.json")).unwrap();
+        assert_eq!(parse(&text).unwrap(), found);
+        let info = found.info(ModelId { name: "clothes".into(), version: 2 });
+        assert_eq!((info.quality, info.grids), (found.quality, vec![TimeGrid::new(vec![0.0, 0.3, 1.0]).unwrap()]));
+        for (from, to, expected) in [
+            ("\"measure\"", "\"meter\"", "unknown field `meter`"),
+            ("\"value\": 0.25", "\"value\": 0.25, \"best\": true", "unknown field `best`"),
+            ("\"2\": [", "\"3\": [", "grids.3 has 2 steps"),
+            ("0.3,", "1.3,", "grids.2"),
+            ("\"steps\": 4", "\"steps\": 0", "quality.rows.steps 0"),
+        ] {
+            let changed = text.replace(from, to);
+            assert!(changed != text && problem(&changed).contains(expected), "{}", problem(&changed));
+        }
     }
 
     #[test]

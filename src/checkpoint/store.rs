@@ -85,6 +85,21 @@ impl Checkpoint {
     }
 }
 
+/// Changes what `config.json` of the checkpoint in `dir` says beside its weights, which stay as they are.
+///
+/// # Errors
+/// As [`Checkpoint::read`], and [`Error::File`] where the manifest breaks a bound or the operating system refuses; the
+/// file is then as it was.
+pub fn annotate(dir: &Path, change: impl FnOnce(&mut Manifest)) -> Result<Manifest> {
+    let (mut manifest, _) = inspect(dir)?;
+    let weights = manifest.weights.clone();
+    change(&mut manifest);
+    manifest.weights = weights;
+    let path = dir.join(CONFIG_FILE);
+    atomic::write_file(&path, manifest.to_json(&path)?.as_bytes())?;
+    Ok(manifest)
+}
+
 /// The manifest of the checkpoint in `dir` and the layout of its weights' file, for people; the content hash is
 /// checked, the numbers are not read.
 ///
@@ -203,6 +218,22 @@ mod tests {
             let (manifest, entries) = inspect(&dir).unwrap();
             assert_eq!((manifest, entries.len(), entries[0].precision), (written, 2, precision));
         }
+    }
+
+    #[test]
+    fn annotations_leave_the_weights_as_they_are() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("1");
+        let written = Checkpoint::write(&dir, example(), &weights(), Precision::F32).unwrap();
+        let changed = annotate(&dir, |manifest| {
+            manifest.grids.insert(2, vec![0.0, 0.25, 1.0]);
+            manifest.weights.blake3 = "00".repeat(32);
+        });
+        let changed = changed.unwrap();
+        assert_eq!((changed.weights.clone(), changed.grids.len()), (written.weights, 1));
+        assert_eq!(Checkpoint::read(&dir).unwrap().manifest, changed);
+        assert!(annotate(&dir, |manifest| manifest.noise_scale = -1.0).is_err());
+        assert_eq!(Checkpoint::read(&dir).unwrap().manifest, changed);
     }
 
     #[test]

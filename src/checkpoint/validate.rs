@@ -8,7 +8,7 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 
 use super::manifest::{Architecture, DataSpec, Manifest, SCHEMA_VERSION, TrainingRecord, WeightsRecord};
-use crate::domain::{Guidance, TimePairs};
+use crate::domain::{Guidance, Quality, TimeGrid, TimePairs};
 
 /// Most weights: 8 GiB in memory.
 const MAX_PARAMETERS: u64 = 1 << 31;
@@ -34,6 +34,10 @@ const MAX_FREQUENCIES: usize = 4096;
 const MAX_FREQUENCY: f64 = 1e6;
 const MAX_NOISE_SCALE: f32 = 1e3;
 const MAX_GUIDANCE: f32 = 1e3;
+/// Most rows of a recorded quality.
+const MAX_QUALITY_ROWS: usize = 1024;
+/// Most steps of a recorded quality or grid.
+const MAX_STEPS: u32 = 1 << 16;
 /// Largest magnitude of a data value.
 const MAX_VALUE: f32 = 1e6;
 
@@ -50,6 +54,8 @@ pub(super) fn problems(manifest: &Manifest) -> Vec<String> {
     }
     training(&manifest.training, &mut all);
     weights(&manifest.weights, &mut all);
+    manifest.quality.iter().for_each(|found| quality(found, &mut all));
+    manifest.grids.iter().for_each(|(steps, times)| grid(*steps, times, &mut all));
     match &manifest.architecture {
         Architecture::Mlp { .. } => mlp(manifest, &mut all),
         Architecture::Dit { .. } => dit(manifest, &mut all),
@@ -105,6 +111,30 @@ fn training(training: &TrainingRecord, all: &mut Problems) {
 fn weights(weights: &WeightsRecord, all: &mut Problems) {
     all.within("weights.parameters", weights.parameters, 1..=MAX_PARAMETERS);
     all.hash("weights.blake3", &weights.blake3);
+}
+
+fn quality(quality: &Quality, all: &mut Problems) {
+    all.text("quality.evaluator", &quality.evaluator, MAX_TEXT_BYTES);
+    all.text("quality.measure", &quality.measure, MAX_TEXT_BYTES);
+    all.require(quality.rows.len() <= MAX_QUALITY_ROWS, || format!("quality.rows are more than {MAX_QUALITY_ROWS}"));
+    quality.floor.iter().for_each(|&floor| all.within("quality.floor", floor, f64::MIN..=f64::MAX));
+    for row in &quality.rows {
+        all.within("quality.rows.steps", row.steps, 1..=MAX_STEPS);
+        all.within("quality.rows.evaluations", row.evaluations, 1..=2 * MAX_STEPS);
+        all.within("quality.rows.value", row.value, f64::MIN..=f64::MAX);
+    }
+}
+
+fn grid(steps: u32, times: &[f64], all: &mut Problems) {
+    all.within("grids' steps", steps, 1..=MAX_STEPS);
+    match TimeGrid::new(times.to_vec()) {
+        Err(problem) => all.require(false, || format!("grids.{steps} {problem}")),
+        Ok(grid) => {
+            all.require(grid.steps() == steps as usize, || format!("grids.{steps} has {} steps", grid.steps()));
+            let whole = times.first() == Some(&0.0) && times.last() == Some(&1.0);
+            all.require(whole, || format!("grids.{steps} does not run from 0 to 1"));
+        }
+    }
 }
 
 fn mlp(manifest: &Manifest, all: &mut Problems) {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::tensors::Entry;
 use crate::checkpoint::{Repository, store};
-use crate::domain::{Guidance, ModelId, ModelRef, TimePairs};
+use crate::domain::{Guidance, ModelId, ModelRef, Quality, QualityRow, TimePairs};
 use crate::error::{Error, Result};
 
 /// Width of the column of names.
@@ -104,6 +104,13 @@ impl Inspected {
         let average = format!("exponential moving average {}", training.ema_decay);
         line("training", format!("{}, {steps} steps, {samples} samples, {average}", training.objective));
         line("teacher", training.teacher.clone().unwrap_or_else(|| "none".into()));
+        if let Some(quality) = &self.manifest.quality {
+            line("quality", told_quality(quality));
+        }
+        for (steps, times) in &self.manifest.grids {
+            let times: Vec<String> = times.iter().map(ToString::to_string).collect();
+            line("tuned grid", format!("{steps} steps: {}", times.join(", ")));
+        }
         line("content hash", format!("{} (BLAKE3, matches the weights)", weights.blake3));
         text
     }
@@ -188,6 +195,19 @@ pub(super) fn told_pairs(pairs: TimePairs) -> String {
     }
 }
 
+/// A measure by sampler and steps, for people.
+fn told_quality(quality: &Quality) -> String {
+    let Quality { evaluator, measure, floor, samples, rows } = quality;
+    let floor = floor.map(|floor| format!(", floor {floor}")).unwrap_or_default();
+    let mut text = format!("{measure}, less is better, of {} samples by {evaluator}{floor}", grouped(*samples));
+    for QualityRow { sampler, steps, evaluations, value } in rows {
+        let row = format!("{sampler} {steps}");
+        // Writing to a string does not fail.
+        let _ = write!(text, "\n{:NAMES$}{row:<14}{evaluations:>4} evaluations  {value}", "");
+    }
+    text
+}
+
 fn samplers(pairs: TimePairs) -> String {
     let possible = pairs.samplers(true);
     let told = possible.map(|sampler| {
@@ -236,6 +256,8 @@ mod tests {
                 teacher: None,
             },
             weights: WeightsRecord::default(),
+            quality: None,
+            grids: std::collections::BTreeMap::new(),
         }
     }
 
@@ -262,6 +284,23 @@ mod tests {
             "time pairs    s <= t: a flow map that generates\n",
             "samplers      flow-map (default), euler, heun, gamma:0.5, consistency\n",
             "training      lmd, 1 500 steps, 1 536 000 samples, exponential moving average 0.999\n",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+        assert!(!text.contains("quality") && !text.contains("tuned grid"));
+        store::annotate(&dir, |manifest| {
+            let row = QualityRow { sampler: crate::domain::Sampler::Heun, steps: 4, evaluations: 8, value: 0.25 };
+            let (evaluator, measure) = ("flowmap 1".to_owned(), "KL".to_owned());
+            manifest.quality =
+                Some(Quality { evaluator, measure, floor: Some(0.009), samples: 64_000, rows: vec![row] });
+            manifest.grids.insert(2, vec![0.0, 0.25, 1.0]);
+        })
+        .unwrap();
+        let text = Inspected::read(&dir).unwrap().text();
+        for line in [
+            "quality       KL, less is better, of 64 000 samples by flowmap 1, floor 0.009\n",
+            "              heun 4           8 evaluations  0.25\n",
+            "tuned grid    2 steps: 0, 0.25, 1\n",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }

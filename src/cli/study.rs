@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+use super::print;
 use super::train::{stop_on_signals, threads_or_all};
 use crate::error::Result;
+use crate::eval::compare::Comparison;
 use crate::study::{Progress, Study};
 
 /// Train several methods on the same data, measure them, and put them side by side.
@@ -34,7 +36,8 @@ pub fn main(args: &Args) -> Result<()> {
     let stop = stop_on_signals()?;
     match Study::read(&args.study)?.run(&args.out, threads_or_all(args.threads), &stop)? {
         Progress::Finished(reports) => {
-            reports.iter().for_each(|report| println!("{}", report.display()));
+            print(&Comparison::read(&reports)?.markdown())?;
+            eprintln!("comparison.md and comparison.svg are in {}", args.out.display());
         }
         Progress::Stopped => println!("stopped; the same command goes on"),
     }

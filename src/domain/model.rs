@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::TimePairs;
+use super::{Quality, TimeGrid, TimePairs};
 
 /// Name and version of a checkpoint, printed `name@version`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -132,6 +132,10 @@ pub struct ModelInfo {
     pub objective: String,
     /// BLAKE3 of the weights' file, in hexadecimal.
     pub content_hash: String,
+    /// How good it was found to be, where that was recorded.
+    pub quality: Option<Quality>,
+    /// Grids that were found better than uniform ones, one for a number of steps.
+    pub grids: Vec<TimeGrid>,
 }
 
 impl ModelInfo {

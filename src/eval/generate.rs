@@ -3,10 +3,10 @@
 use candle_core::{Device, Tensor};
 use indicatif::ProgressBar;
 
-use crate::domain::{Sampler, TimeGrid};
+use crate::domain::{NoiseKey, Sampler, TimeGrid};
 use crate::error::{Error, Result};
 use crate::flow::FlowMap;
-use crate::flow::sampler::{initial, sample};
+use crate::flow::sampler::{Fresh, initial, sample_with};
 use crate::model::Workers;
 
 /// Rows of one forward: large enough to fill the matrix products, small enough for a core's cache.
@@ -63,7 +63,7 @@ impl Beginnings {
     }
 
     /// Noise `(rows, shape…)` and labels `(rows,)` of samples `from .. from + rows`.
-    fn rows(&self, from: usize, rows: usize) -> Result<(Tensor, Tensor)> {
+    pub(super) fn rows(&self, from: usize, rows: usize) -> Result<(Tensor, Tensor)> {
         let index = |row| u32::try_from(row).map_err(|_| Error::Compute("more than 2³² samples".into()));
         let indices = index(from)?..index(from + rows)?;
         let noise = initial(self.seed, indices, &self.shape, self.noise_scale, &Device::Cpu)?;
@@ -92,21 +92,33 @@ impl Generator<'_> {
     /// # Errors
     /// [`Error::Compute`] where the arithmetic fails or a sample is not finite.
     pub fn samples(&self, net: &dyn FlowMap, walk: Walk, count: usize) -> Result<Vec<f32>> {
+        self.along(net, walk.sampler, &TimeGrid::uniform(walk.steps), count)
+    }
+
+    /// The same along any grid.
+    ///
+    /// # Errors
+    /// As [`Generator::samples`].
+    #[expect(clippy::cast_possible_truncation, reason = "there are at most 2³² samples, or they have no beginnings")]
+    pub fn along(&self, net: &dyn FlowMap, sampler: Sampler, grid: &TimeGrid, count: usize) -> Result<Vec<f32>> {
         let at_once = self.beginnings.rows_at_once();
-        let grid = TimeGrid::uniform(walk.steps);
+        let evaluations = sampler.plan(grid).len() as u64;
         let chunks = self.workers.map(0..count.div_ceil(at_once), |chunk| {
             let from = chunk * at_once;
             let rows = at_once.min(count - from);
             let (noise, labels) = self.beginnings.rows(from, rows)?;
-            let end = sample(net, walk.sampler, &grid, &noise, &labels)?.flatten_all()?.to_vec1::<f32>()?;
-            self.bar.inc(rows as u64 * u64::from(walk.evaluations()));
+            let seed = self.beginnings.seed;
+            let keys: Vec<_> = (from..from + rows).map(|index| NoiseKey { seed, index: index as u32 }).collect();
+            let fresh = Fresh { keys: &keys, scale: self.beginnings.noise_scale };
+            let end = sample_with(net, sampler, grid, &noise, &labels, &fresh)?.flatten_all()?.to_vec1::<f32>()?;
+            self.bar.inc(rows as u64 * evaluations);
             Ok(end)
         })?;
         let samples = chunks.concat();
         if samples.iter().all(|v| v.is_finite()) {
             return Ok(samples);
         }
-        Err(Error::Compute(format!("{} steps of {} gave a sample that is not finite", walk.steps, walk.sampler)))
+        Err(Error::Compute(format!("{} steps of {sampler} gave a sample that is not finite", grid.steps())))
     }
 }
 

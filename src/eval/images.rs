@@ -1,14 +1,16 @@
-//! The measures of images: paired distance; for Fashion-MNIST also Fréchet distance of features and agreement of
-//! classes.
+//! The measures of images: paired distance; for Fashion-MNIST also Fréchet and kernel distance of features, agreement
+//! of classes, and whether samples are copies of training images.
 
 use serde_json::{Map, Value, json};
 
-use super::features::{Classifier, WIDTH};
+use super::features::{Classifier, Features, WIDTH};
 use super::frechet::Moments;
 use super::generate::Beginnings;
+use super::kid;
+use super::nearest::{Memorisation, Nearest, nearest};
 use super::paired::root_mean_square;
-use super::protocol::{FLOOR_DRAWS, Protocol, Setup};
-use super::report::{Column, Network, Row, Show, Values};
+use super::protocol::{Copies, FLOOR_DRAWS, Protocol, Setup};
+use super::report::{Column, Network, Role, Row, Show, Values};
 use crate::data::spec::FASHION_MNIST_CLASSES;
 use crate::data::{DataSource, Images, Source, Split};
 use crate::error::{Error, Result};
@@ -20,6 +22,8 @@ use crate::picture::{Grid, to_u8};
 const REFERENCE_STEPS: u32 = 32;
 /// Images whose reference is computed again.
 const CHECKED: usize = 128;
+/// Samples whose nearest training image is looked up.
+const LOOKED_UP: usize = 500;
 /// Images in a row of the picture where there are no classes.
 const PICTURED: usize = 10;
 /// Side of a pixel in the picture.
@@ -53,13 +57,17 @@ impl<'a> ImageProtocol<'a> {
 
 impl Protocol for ImageProtocol<'_> {
     fn columns(&self) -> Vec<Column> {
-        let column = |key, title, show, meaning| Column { key, title, meaning, show };
-        let mut columns = vec![column("paired_rms", "paired RMS", Show::Digits(4), PAIRED)];
-        if self.features.is_some() {
-            columns.push(column("frechet", "Fréchet", Show::Digits(3), FRECHET));
-            columns.push(column("agreement", "agreement", Show::Percent, AGREEMENT));
+        let column = |key, title, role, show, meaning| Column { key, title, meaning, role, show };
+        if self.features.is_none() {
+            return vec![column("paired_rms", "paired RMS", Role::Measure, Show::Digits(4), PAIRED)];
         }
-        columns
+        vec![
+            column("paired_rms", "paired RMS", Role::Plotted, Show::Digits(4), PAIRED),
+            column("frechet", "Fréchet", Role::Measure, Show::Digits(3), FRECHET),
+            column("kid", "KID", Role::Plotted, Show::Digits(3), KID),
+            column("kid_deviation", "± KID", Role::Told, Show::Hidden, "standard deviation of KID over its subsets"),
+            column("agreement", "agreement", Role::Told, Show::Percent, AGREEMENT),
+        ]
     }
 
     fn settings(&self) -> Map<String, Value> {
@@ -68,6 +76,8 @@ impl Protocol for ImageProtocol<'_> {
             settings.insert("floor_draws".into(), json!(FLOOR_DRAWS));
             settings.insert("features".into(), json!(WIDTH));
             settings.insert("test_images".into(), json!(features.test_images));
+            settings.insert("kid_subsets".into(), json!(kid::SUBSETS));
+            settings.insert("kid_subset_rows".into(), json!(kid::SUBSET_ROWS.min(self.samples)));
         }
         settings
     }
@@ -92,6 +102,31 @@ impl Protocol for ImageProtocol<'_> {
         Ok(values)
     }
 
+    fn judges_by_reference(&self) -> bool {
+        self.features.is_none()
+    }
+
+    fn judge(&self, samples: &[f32], reference: &[f32]) -> Result<f64> {
+        match &self.features {
+            Some(features) => features.frechet(&features.of(&to_u8(samples, self.range), self.workers)?),
+            None => Ok(self.paired(samples, reference)),
+        }
+    }
+
+    fn copies(&self, samples: &[f32]) -> Result<Option<Copies>> {
+        let Some(features) = &self.features else { return Ok(None) };
+        let (count, size) = (self.samples.min(LOOKED_UP), self.beginnings.elements());
+        let pixels = to_u8(&samples[..count * size], self.range);
+        let [training, test] = [Split::Train, Split::Test].map(|split| open(features.data, split, self.beginnings));
+        let training = training?;
+        let known = all_pixels(&training);
+        let test = self::pixels(&test?, &(0..count).collect::<Vec<_>>(), size);
+        let own = nearest(&pixels, &known, size, self.workers)?;
+        let other = nearest(&test, &known, size, self.workers)?;
+        let memorisation = Memorisation::new(&own, &other, training.len());
+        Ok(Some(Copies { memorisation, picture: self.pairs(&pixels, &own, &known)? }))
+    }
+
     fn floors(&self) -> Result<Vec<Row>> {
         let Some(features) = &self.features else { return Ok(Vec::new()) };
         Ok(vec![Row::bound(Network::Floor, features.floor(self.samples, self.beginnings, self.workers)?)])
@@ -112,11 +147,30 @@ impl Protocol for ImageProtocol<'_> {
     }
 }
 
+impl ImageProtocol<'_> {
+    /// The nearest pairs of a sample and a training image, the nearest of all on the left.
+    fn pairs(&self, samples: &[u8], nearest: &[Nearest], training: &[u8]) -> Result<Vec<u8>> {
+        let size = self.beginnings.elements();
+        let mut order: Vec<usize> = (0..nearest.len()).collect();
+        order.sort_by(|&a, &b| nearest[a].distance.total_cmp(&nearest[b].distance));
+        order.truncate(PICTURED);
+        let image = |set: &[u8], index: usize| set[index * size..][..size].to_vec();
+        Grid::new([0, 1, 2].map(|side| self.beginnings.shape[side]))
+            .scale(PICTURE_SCALE)
+            .columns(order.iter().map(|&i| format!("{:.1}", nearest[i].distance)))
+            .row("sample", order.iter().map(|&i| image(samples, i)).collect())?
+            .row("nearest", order.iter().map(|&i| image(training, nearest[i].index)).collect())?
+            .png()
+    }
+}
+
 const PAIRED: &str = "root mean square difference of a pixel to the reference from the same noise and class, in units \
     of the data, where black to white is 2";
 const FRECHET: &str = "Fréchet distance between the classifier's features of the samples, 8 bits a pixel, and those of \
     the test split; the floor is the mean over draws of as many training images of the same classes, which the \
     classifier has learned from";
+const KID: &str = "kernel distance (unbiased, polynomial kernel of degree 3, mean over subsets) between the same features; \
+    its expectation does not depend on the number of samples; the floor likewise";
 const AGREEMENT: &str = "samples that the classifier takes for the class that was asked for; the floor is its accuracy \
     on the test split";
 
@@ -126,6 +180,10 @@ struct FeatureProtocol<'a> {
     classifier: Classifier,
     /// Moments of the test split.
     test: Moments,
+    /// Features of the test split.
+    test_features: Vec<f32>,
+    /// Decides the subsets of the kernel distance.
+    seed: u64,
     test_images: usize,
     /// Accuracy on the test split.
     accuracy: f64,
@@ -139,25 +197,42 @@ impl<'a> FeatureProtocol<'a> {
         let features = classifier.features(&pixels(&images, &all, beginnings.elements()), workers)?;
         let accuracy = features.agreement(|index| images.labels()[index]);
         let test = Moments::of(&features.numbers, WIDTH)?;
-        Ok(Self { data, classifier, test, test_images: images.len(), accuracy })
+        let (test_images, seed) = (images.len(), beginnings.seed);
+        Ok(Self { data, classifier, test, test_features: features.numbers, seed, test_images, accuracy })
+    }
+
+    fn of(&self, pixels: &[u8], workers: &Workers) -> Result<Features> {
+        self.classifier.features(pixels, workers)
+    }
+
+    fn frechet(&self, features: &Features) -> Result<f64> {
+        Ok(Moments::of(&features.numbers, WIDTH)?.distance(&self.test))
     }
 
     fn measure(&self, pixels: &[u8], beginnings: &Beginnings, workers: &Workers) -> Result<Values> {
-        let features = self.classifier.features(pixels, workers)?;
-        let frechet = Moments::of(&features.numbers, WIDTH)?.distance(&self.test);
-        Ok(Values::from([("frechet", frechet), ("agreement", features.agreement(|index| beginnings.label(index)))]))
+        let features = self.of(pixels, workers)?;
+        let kid = kid::distance(&features.numbers, &self.test_features, WIDTH, self.seed, workers)?;
+        Ok(Values::from([
+            ("frechet", self.frechet(&features)?),
+            ("kid", kid.mean),
+            ("kid_deviation", kid.deviation),
+            ("agreement", features.agreement(|index| beginnings.label(index))),
+        ]))
     }
 
     /// Training images in the place of samples.
     fn floor(&self, samples: usize, beginnings: &Beginnings, workers: &Workers) -> Result<Values> {
         let images = open(self.data, Split::Train, beginnings)?;
-        let mut sum = 0.0;
+        let mut floor = Values::new();
         for draw in 1..=FLOOR_DRAWS {
             let chosen = stratified(images.labels(), samples, beginnings, draw);
             let pixels = pixels(&images, &chosen, beginnings.elements());
-            sum += self.measure(&pixels, beginnings, workers)?["frechet"];
+            for (key, value) in self.measure(&pixels, beginnings, workers)? {
+                *floor.entry(key).or_default() += value / f64::from(FLOOR_DRAWS);
+            }
         }
-        Ok(Values::from([("frechet", sum / f64::from(FLOOR_DRAWS)), ("agreement", self.accuracy)]))
+        floor.insert("agreement", self.accuracy);
+        Ok(floor)
     }
 }
 
@@ -169,6 +244,12 @@ fn open(data: &DataSource, split: Split, beginnings: &Beginnings) -> Result<Imag
         return Err(Error::Config(vec![problem]));
     }
     Ok(images)
+}
+
+/// The bytes of all images.
+fn all_pixels(images: &Images) -> Vec<u8> {
+    let all: Vec<usize> = (0..images.len()).collect();
+    pixels(images, &all, images.elements())
 }
 
 /// The bytes of the images `chosen`, one after the other.
@@ -235,7 +316,8 @@ mod tests {
         let protocol = ImageProtocol::new(&setup, 20).unwrap();
         assert_eq!(protocol.measure(&[0.5; 784], &[0.25; 784]).unwrap(), Values::from([("paired_rms", 0.25)]));
         assert!(protocol.floors().unwrap().is_empty() && protocol.classifier().is_none());
-        assert_eq!(protocol.pictured(), PICTURED);
+        assert_eq!((protocol.judge(&[0.5; 784], &[0.25; 784]).unwrap(), protocol.pictured()), (0.25, PICTURED));
+        assert!(protocol.judges_by_reference() && protocol.copies(&[0.5; 784]).unwrap().is_none());
         assert!(protocol.picture(&[("1 step".into(), vec![0.0; 2 * 784])]).is_ok());
     }
 
@@ -253,6 +335,7 @@ mod tests {
             crate::flow::noise::normal(1, 0, 500 * 784).iter().map(|v| (v * 64.0 + 128.0) as u8).collect();
         let noise = features.measure(&noise, &beginnings, &workers).unwrap();
         assert!(noise["frechet"] > 10.0 * floor["frechet"], "{noise:?} {floor:?}");
+        assert!(noise["kid"] > 10.0 * floor["kid"].abs(), "{noise:?} {floor:?}");
         assert!(noise["agreement"] < 0.3 && floor["agreement"] > 0.85);
     }
 }

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::histogram::{divergence, first_order_floor, outside};
 use super::paired::{median, root_mean_square};
 use super::protocol::{FLOOR_DRAWS, Protocol};
-use super::report::{Column, Network, Row, Show, Values};
+use super::report::{Column, Network, Role, Row, Show, Values};
 use super::sliced::Sliced;
 use crate::data::{Checkerboard, Source};
 use crate::error::Result;
@@ -63,7 +63,7 @@ impl<'a> PointProtocol<'a> {
 
 impl Protocol for PointProtocol<'_> {
     fn columns(&self) -> Vec<Column> {
-        let column = |key, title, show, meaning| Column { key, title, meaning, show };
+        let column = |key, title, show, meaning| Column { key, title, meaning, role: role(key), show };
         vec![
             column("kl_48", "KL 48×48", Show::Digits(4), KL),
             column("kl_64", "KL 64×64", Show::Digits(4), "the same with 64 × 64 bins"),
@@ -99,6 +99,10 @@ impl Protocol for PointProtocol<'_> {
         Ok(values)
     }
 
+    fn judge(&self, samples: &[f32], _reference: &[f32]) -> Result<f64> {
+        Ok(divergence(samples, BINS[0], Checkerboard::density).kl)
+    }
+
     fn floors(&self) -> Result<Vec<Row>> {
         let draws = (1..=FLOOR_DRAWS).map(|draw| self.unpaired(&exact(self.seed, draw, self.samples)));
         let draws = draws.collect::<Result<Vec<_>>>()?;
@@ -121,11 +125,21 @@ impl Protocol for PointProtocol<'_> {
     }
 }
 
+/// What points are judged by.
+const MEASURE: &str = "kl_48";
 const KL: &str = "KL(p ‖ q̂) = Σ p_b ln(p_b / q̂_b) in nats over 48 × 48 bins of [-1, 1]²; p_b is the exact mass, \
     q̂_b = max(n_b, ½) / n of all n samples; the floor is the mean over exact sets, in theory (K − 1) / 2n for K bins \
     with mass";
 const SLICED: &str = "sliced Wasserstein distance to as many exact samples, root mean square over the directions";
 const PAIRED: &str = "root mean square distance to the reference from the same noise";
+
+fn role(key: &str) -> Role {
+    match key {
+        MEASURE => Role::Measure,
+        "sliced_w2" | "paired_l2" => Role::Plotted,
+        _ => Role::Told,
+    }
+}
 
 /// `samples` exact samples, set number `draw`.
 fn exact(seed: u64, draw: u32, samples: usize) -> Vec<f32> {
@@ -155,6 +169,7 @@ mod tests {
         let found = protocol.measure(&square, &square).unwrap();
         assert!((found["outside"] - 0.5).abs() < 0.02 && (found["kl_48"] - 2f64.ln()).abs() < 0.1);
         assert_eq!((found["paired_l2"], found["paired_l2_median"]), (0.0, 0.0));
+        assert_eq!(protocol.judge(&square, &[]).unwrap(), found[MEASURE]);
     }
 
     #[test]

@@ -4,8 +4,10 @@ use serde_json::{Map, Value};
 
 use super::generate::Beginnings;
 use super::images::ImageProtocol;
+use super::nearest::Memorisation;
 use super::points::PointProtocol;
 use super::report::{Column, Row, Values};
+use crate::checkpoint::Manifest;
 use crate::data::DataSource;
 use crate::error::{Error, Result};
 use crate::model::Workers;
@@ -38,6 +40,25 @@ pub trait Protocol {
     /// [`Error::Compute`] where the arithmetic fails.
     fn measure(&self, samples: &[f32], reference: &[f32]) -> Result<Values>;
 
+    /// Whether [`judge`](Protocol::judge) needs the reference of the samples.
+    fn judges_by_reference(&self) -> bool {
+        false
+    }
+
+    /// The value of the column whose role is [`Measure`](super::report::Role::Measure), alone.
+    ///
+    /// # Errors
+    /// As [`Protocol::measure`].
+    fn judge(&self, samples: &[f32], reference: &[f32]) -> Result<f64>;
+
+    /// Whether samples are copies of what the network learned from; `None` where that is not looked into.
+    ///
+    /// # Errors
+    /// As [`Protocol::measure`], and where the data set cannot be read.
+    fn copies(&self, _samples: &[f32]) -> Result<Option<Copies>> {
+        Ok(None)
+    }
+
     /// The rows that no sampler can pass.
     ///
     /// # Errors
@@ -54,6 +75,14 @@ pub trait Protocol {
     fn picture(&self, shown: &[(String, Vec<f32>)]) -> Result<Vec<u8>>;
 }
 
+/// How near samples are to what the network learned from.
+pub struct Copies {
+    /// In numbers.
+    pub memorisation: Memorisation,
+    /// The nearest pairs, as a PNG file.
+    pub picture: Vec<u8>,
+}
+
 /// What every protocol is made of.
 pub(super) struct Setup<'a> {
     pub data: &'a DataSource,
@@ -65,6 +94,18 @@ pub(super) struct Setup<'a> {
     /// Class names by label.
     pub classes: &'a [String],
     pub workers: &'a Workers,
+}
+
+impl<'a> Setup<'a> {
+    pub(super) fn new(
+        manifest: &'a Manifest,
+        data: &'a DataSource,
+        beginnings: &'a Beginnings,
+        samples: Option<usize>,
+        workers: &'a Workers,
+    ) -> Self {
+        Self { data, beginnings, samples, range: manifest.data.range, classes: &manifest.data.classes, workers }
+    }
 }
 
 /// The protocol of a data set, and the number of samples of every row.

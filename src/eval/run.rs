@@ -11,16 +11,18 @@ use super::protocol::{Protocol, Setup, choose};
 use super::report::{
     Evaluator, Network, NetworkRecord, Reference, Relation, Report, Row, SCHEMA_VERSION, TeacherRecord,
 };
+use super::residuals::{Residuals, Subjected};
 use super::subject::Subject;
+use super::timing::Timing;
 use crate::checkpoint::atomic::write_file;
-use crate::data::DataSource;
-use crate::domain::Sampler;
+use crate::data::{DataSource, Split};
+use crate::domain::{Sampler, TimeGrid, TimePairs};
 use crate::error::{Error, Result};
 use crate::flow::noise;
 use crate::model::Workers;
 
 /// Steps of the flow map.
-const FLOW_MAP_STEPS: [u32; 4] = [1, 2, 4, 8];
+const FLOW_MAP_STEPS: [u32; 5] = [1, 2, 4, 8, 16];
 /// Euler steps of the teacher.
 const EULER_STEPS: [u32; 7] = [1, 2, 4, 8, 16, 32, 64];
 /// Heun steps of the teacher.
@@ -43,19 +45,25 @@ pub struct Options<'a> {
     pub seed: u64,
     /// Threads.
     pub threads: usize,
+    /// Whether the teacher is walked beside the model, by Euler's and Heun's methods.
+    pub baselines: bool,
+    /// Whether evaluations are timed, which no two runs do alike.
+    pub timed: bool,
 }
 
-/// A report and its picture.
+/// A report and its pictures.
 #[derive(Debug, Clone)]
 pub struct Evaluated {
     /// The report.
     pub report: Report,
     /// Samples as a PNG file.
     pub picture: Vec<u8>,
+    /// Samples beside their nearest training images as a PNG file.
+    pub pairs: Option<Vec<u8>>,
 }
 
 impl Evaluated {
-    /// Writes `report.json`, `report.md` and `samples.png` into the folder `out`.
+    /// Writes `report.json`, `report.md` and its pictures into the folder `out`.
     ///
     /// # Errors
     /// [`Error::File`] where the operating system refuses.
@@ -63,8 +71,17 @@ impl Evaluated {
         let path = out.join("report.json");
         let json = serde_json::to_string_pretty(&self.report).map_err(|e| Error::file(&path, e))? + "\n";
         write_file(&path, json.as_bytes())?;
-        write_file(&out.join("report.md"), self.report.markdown().as_bytes())?;
-        write_file(&out.join("samples.png"), &self.picture)
+        let mut page = self.report.markdown();
+        let mut picture = |name: &str, title: &str, bytes: &[u8]| {
+            page.push_str(&format!("\n![{title}]({name})\n"));
+            write_file(&out.join(name), bytes)
+        };
+        picture("quality.svg", "Quality against evaluations and time", self.report.chart()?.as_bytes())?;
+        picture("samples.png", "Samples", &self.picture)?;
+        if let Some(pairs) = &self.pairs {
+            picture("nearest.png", "The samples nearest to training images, above those", pairs)?;
+        }
+        write_file(&out.join("report.md"), page.as_bytes())
     }
 }
 
@@ -76,37 +93,59 @@ impl Evaluated {
 pub fn evaluate(options: &Options<'_>) -> Result<Evaluated> {
     let model = Subject::load(options.model)?;
     let teacher = options.teacher.map(|place| Subject::load(place)?.teaching(&model)).transpose()?;
-    let data = model.data()?;
-    let data = options.data.map_or(data.clone(), |folder| data.moved(folder));
+    let data = model.data(options.data)?;
     let workers = Workers::new(options.threads)?;
-    let manifest = &model.manifest;
-    let beginnings = Beginnings {
-        seed: options.seed,
-        shape: manifest.data.shape.clone(),
-        noise_scale: manifest.noise_scale,
-        classes: manifest.data.classes.len(),
-    };
-    let setup = Setup {
-        data: &data,
-        beginnings: &beginnings,
-        samples: options.samples,
-        range: manifest.data.range,
-        classes: &manifest.data.classes,
-        workers: &workers,
-    };
+    let beginnings = model.beginnings(options.seed);
+    let setup = Setup::new(&model.manifest, &data, &beginnings, options.samples, &workers);
     let (protocol, samples) = choose(&setup)?;
-    let table =
-        Table { model: &model, teacher: teacher.as_ref().unwrap_or(&model), protocol: protocol.as_ref(), samples };
+    let table = Table {
+        model: &model,
+        teacher: teacher.as_ref().unwrap_or(&model),
+        baselines: options.baselines,
+        protocol: protocol.as_ref(),
+        samples,
+    };
     let measured = table.measure(&beginnings, &workers)?;
+    let copies = protocol.copies(&measured.last)?;
     let relation = relation(&model, teacher.as_ref());
-    let report = table.report(relation, settings(&data, &beginnings, &table), &measured);
-    Ok(Evaluated { report, picture: protocol.picture(&measured.shown)? })
+    let report = Report {
+        residuals: residuals(options, &data, &beginnings, &workers)?,
+        memorisation: copies.as_ref().map(|copies| copies.memorisation.clone()),
+        ..table.report(relation, settings(&data, &beginnings, &table), &measured)
+    };
+    let report = match options.timed {
+        true => report.timed(Timing::measure(table.model, table.teacher, &beginnings, &workers)?),
+        false => report,
+    };
+    let picture = protocol.picture(&measured.shown)?;
+    Ok(Evaluated { report, picture, pairs: copies.map(|copies| copies.picture) })
+}
+
+/// The residuals of a flow map; others have no jumps, or not enough of them, that could be inconsistent.
+fn residuals(
+    options: &Options<'_>,
+    data: &DataSource,
+    beginnings: &Beginnings,
+    workers: &Workers,
+) -> Result<Option<Residuals>> {
+    let net = Subject::load_eager(options.model)?;
+    let pairs = net.manifest.time_pairs;
+    if !matches!(pairs, TimePairs::Triangle | TimePairs::Square) {
+        return Ok(None);
+    }
+    let data = data.open(Split::Test)?;
+    let subjected = Subjected { net: &net, pairs, data: data.as_ref(), beginnings };
+    let bar = bar(subjected.all_points(), "points of residuals");
+    let found = subjected.residuals(workers, &bar)?;
+    bar.finish_and_clear();
+    Ok(Some(found))
 }
 
 /// Everything that decides the rows.
 struct Table<'a> {
     model: &'a Subject,
     teacher: &'a Subject,
+    baselines: bool,
     protocol: &'a dyn Protocol,
     samples: usize,
 }
@@ -117,18 +156,20 @@ struct Measured {
     rows: Vec<Row>,
     /// Captions and samples of the picture.
     shown: Vec<(String, Vec<f32>)>,
+    /// Those of the flow map's finest walk; of a velocity field the reference.
+    last: Vec<f32>,
 }
 
 impl Table<'_> {
     fn measure(&self, beginnings: &Beginnings, workers: &Workers) -> Result<Measured> {
-        let bar = bar(self.evaluations());
+        let bar = bar(self.evaluations(), "evaluations");
         let generator = Generator { beginnings, workers, bar: bar.clone() };
         let (steps, checked) = self.checked();
         let walk = Walk::new(Sampler::Heun, steps);
         let end = generator.samples(self.teacher, walk, self.samples)?;
         let finer = generator.samples(self.teacher, Walk { steps: 2 * steps, ..walk }, checked)?;
         let convergence = self.protocol.paired(&end[..finer.len()], &finer);
-        let (mut rows, mut shown) = (Vec::new(), Vec::new());
+        let (mut rows, mut shown, mut last) = (Vec::new(), Vec::new(), None);
         for (network, next) in self.walks() {
             let (subject, name) = match network {
                 Network::Model => (self.model, ""),
@@ -143,10 +184,14 @@ impl Table<'_> {
                 let caption = format!("{name}{}", caption(next));
                 shown.push((caption, samples[..self.protocol.pictured() * beginnings.elements()].to_vec()));
             }
+            if network == Network::Model {
+                last = made;
+            }
         }
         bar.finish_and_clear();
         rows.extend(self.protocol.floors()?);
-        Ok(Measured { reference: Reference { sampler: walk.sampler, steps, checked, convergence }, rows, shown })
+        let reference = Reference { sampler: walk.sampler, steps, checked, convergence };
+        Ok(Measured { reference, rows, shown, last: last.unwrap_or(end) })
     }
 
     /// Steps of the reference, and how many samples are computed again.
@@ -157,13 +202,21 @@ impl Table<'_> {
 
     /// The walks of the table, in its order.
     fn walks(&self) -> impl Iterator<Item = (Network, Walk)> {
-        let jumps = self.model.manifest.time_pairs.allows(Sampler::FlowMap, true);
+        let pairs = self.model.manifest.time_pairs;
+        let own = pairs.default_sampler();
+        let legal = move |steps: u32| own.jumps() && pairs.check(own, &TimeGrid::uniform(steps)).is_ok();
+        let baselines = self.baselines;
         let walks = |network, sampler, steps: &'static [u32]| {
             steps.iter().map(move |&steps| (network, Walk::new(sampler, steps)))
         };
-        walks(Network::Model, Sampler::FlowMap, if jumps { &FLOW_MAP_STEPS } else { &[] })
-            .chain(walks(Network::Teacher, Sampler::Euler, &EULER_STEPS))
-            .chain(walks(Network::Teacher, Sampler::Heun, &HEUN_STEPS))
+        let teacher = walks(Network::Teacher, Sampler::Euler, &EULER_STEPS).chain(walks(
+            Network::Teacher,
+            Sampler::Heun,
+            &HEUN_STEPS,
+        ));
+        walks(Network::Model, own, &FLOW_MAP_STEPS)
+            .filter(move |(_, walk)| legal(walk.steps))
+            .chain(teacher.filter(move |_| baselines))
     }
 
     /// Network evaluations of all samples.
@@ -189,6 +242,9 @@ impl Table<'_> {
             reference: measured.reference,
             columns: self.protocol.columns(),
             rows: measured.rows.clone(),
+            timing: None,
+            residuals: None,
+            memorisation: None,
         }
     }
 }
@@ -217,10 +273,11 @@ fn caption(walk: Walk) -> String {
     format!("{} {}", walk.steps, if walk.steps == 1 { "step" } else { "steps" })
 }
 
-fn bar(evaluations: u64) -> ProgressBar {
-    let bar = ProgressBar::new(evaluations);
-    let template = "{bar:32} {percent} %  {per_sec} evaluations  elapsed {elapsed}  left {eta}";
-    if let Ok(style) = ProgressStyle::with_template(template) {
+/// A bar of so many evaluations, or of whatever it counts.
+pub(super) fn bar(length: u64, what: &str) -> ProgressBar {
+    let bar = ProgressBar::new(length);
+    let template = format!("{{bar:32}} {{percent}} %  {{per_sec}} {what}  elapsed {{elapsed}}  left {{eta}}");
+    if let Ok(style) = ProgressStyle::with_template(&template) {
         bar.set_style(style);
     }
     bar.enable_steady_tick(Duration::from_millis(500));

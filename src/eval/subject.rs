@@ -5,7 +5,8 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
 
-use crate::checkpoint::{Checkpoint, Manifest, Repository};
+use super::generate::Beginnings;
+use crate::checkpoint::{Checkpoint, DataSpec, Manifest, Repository};
 use crate::data::DataSource;
 use crate::domain::{Guidance, ModelRef};
 use crate::error::{Error, Result};
@@ -37,11 +38,28 @@ impl Subject {
         Ok(Self { origin: place.to_owned(), manifest: checkpoint.manifest, net: Box::new(net), guidance })
     }
 
-    /// The data set that it was trained on, as its recipe names it.
+    /// The same as tensors, for its exact derivatives.
+    ///
+    /// # Errors
+    /// As [`Subject::load`].
+    pub fn load_eager(place: &str) -> Result<Self> {
+        let checkpoint = read(place)?;
+        let net = model::load_eager(&checkpoint, &Device::Cpu)?;
+        let guidance = checkpoint.manifest.guidance.default_scale();
+        Ok(Self { origin: place.to_owned(), manifest: checkpoint.manifest, net, guidance })
+    }
+
+    /// What its samples with this `seed` begin with.
+    pub fn beginnings(&self, seed: u64) -> Beginnings {
+        let DataSpec { shape, classes, .. } = &self.manifest.data;
+        Beginnings { seed, shape: shape.clone(), noise_scale: self.manifest.noise_scale, classes: classes.len() }
+    }
+
+    /// The data set that it was trained on, as its recipe names it, with its files in `folder` if one is given.
     ///
     /// # Errors
     /// [`Error::File`] where the recorded recipe names none.
-    pub fn data(&self) -> Result<DataSource> {
+    pub fn data(&self, folder: Option<&Path>) -> Result<DataSource> {
         /// What evaluation needs of a recipe; the rest belongs to training.
         #[derive(Deserialize)]
         struct Recorded {
@@ -51,7 +69,7 @@ impl Subject {
             let problem = format!("the recorded recipe (training.recipe in config.json) names no data set: {e}");
             Error::file(&self.origin, problem)
         })?;
-        Ok(recorded.data)
+        Ok(folder.map_or(recorded.data.clone(), |folder| recorded.data.moved(folder)))
     }
 
     /// The guidance scale that it is evaluated at.

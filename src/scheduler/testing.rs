@@ -20,6 +20,8 @@ pub(crate) fn model(name: &str, version: u32) -> ModelInfo {
         time_pairs: TimePairs::Square,
         objective: "lmd".into(),
         content_hash: String::new(),
+        quality: None,
+        grids: vec![],
     }
 }
 

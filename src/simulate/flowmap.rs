@@ -154,5 +154,7 @@ fn model() -> ModelInfo {
         time_pairs: TimePairs::Triangle,
         objective: String::new(),
         content_hash: String::new(),
+        quality: None,
+        grids: Vec::new(),
     }
 }

@@ -418,6 +418,8 @@ mod tests {
             time_pairs: TimePairs::Triangle,
             objective: "lmd".into(),
             content_hash: "00".into(),
+            quality: None,
+            grids: vec![],
         }
     }
 

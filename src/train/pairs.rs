@@ -85,8 +85,13 @@ impl Pairs {
     pub(super) fn legal(self) -> TimePairs {
         match self {
             Self::Diagonal => TimePairs::Diagonal,
-            Self::Triangle { .. } | Self::Window { .. } | Self::End | Self::Dyadic { .. } => TimePairs::Triangle,
+            Self::Triangle { .. } => TimePairs::Triangle,
             Self::Square { .. } => TimePairs::Square,
+            Self::End => TimePairs::End,
+            Self::Window { width, .. } if width >= 1.0 => TimePairs::Triangle,
+            Self::Dyadic { coarsest: 0, finest, .. } => TimePairs::Dyadic { levels: finest },
+            // Between stages: long jumps are not known yet.
+            Self::Window { .. } | Self::Dyadic { .. } => TimePairs::Diagonal,
         }
     }
 }

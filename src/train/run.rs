@@ -180,6 +180,8 @@ impl Training {
                 teacher: self.teacher.clone(),
             },
             weights: WeightsRecord::default(),
+            quality: None,
+            grids: BTreeMap::new(),
         }
     }
 }

@@ -138,5 +138,7 @@ fn manifest() -> Manifest {
             teacher: None,
         },
         weights: WeightsRecord::default(),
+        quality: None,
+        grids: std::collections::BTreeMap::new(),
     }
 }

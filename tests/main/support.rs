@@ -141,6 +141,8 @@ pub(crate) fn model(name: &str) -> ModelInfo {
         time_pairs: TimePairs::Triangle,
         objective: "none".into(),
         content_hash: "00".into(),
+        quality: None,
+        grids: vec![],
     }
 }
 

@@ -8,7 +8,10 @@ use tonic_types::{ErrorDetails, StatusExt};
 use super::v1;
 use crate::api::proto::NULL_LABEL;
 use crate::api::status::{CLIENT_STALLED, DEADLINE_INFEASIBLE, PREDICTED_WAIT, REASON_DOMAIN};
-use crate::domain::{Digest, Gamma, Guidance, ModelId, ModelInfo, Receipt, Sampler, StepsReason, TimePairs};
+use crate::domain::{
+    Digest, Gamma, Guidance, ModelId, ModelInfo, Quality, QualityRow, Receipt, Sampler, StepsReason, TimeGrid,
+    TimePairs,
+};
 use crate::error::{Error, Result, Violation};
 
 /// When to come back to a full server that does not say.
@@ -94,8 +97,20 @@ pub(super) fn model(model: v1::Model) -> Result<ModelInfo> {
         classes: model.classes,
         objective: model.objective,
         content_hash: model.content_hash,
+        quality: model.quality.map(quality).transpose()?,
+        grids: model.tuned_grids.into_iter().filter_map(|grid| TimeGrid::new(grid.times).ok()).collect(),
         id,
     })
+}
+
+fn quality(quality: v1::Quality) -> Result<Quality> {
+    let row = |row: &v1::QualityRow| {
+        let v1::QualityRow { steps, evaluations, value, gamma, .. } = *row;
+        Ok(QualityRow { sampler: sampler(row.sampler(), gamma)?, steps, evaluations, value })
+    };
+    let rows = quality.rows.iter().map(row).collect::<Result<_>>()?;
+    let v1::Quality { evaluator, measure, floor, samples, .. } = quality;
+    Ok(Quality { evaluator, measure, floor, samples, rows })
 }
 
 fn guidance(model: &v1::Model) -> Option<Guidance> {

@@ -22,6 +22,8 @@ pub(in crate::api) fn model() -> ModelInfo {
         time_pairs: TimePairs::Triangle,
         objective: "lmd".into(),
         content_hash: "00".into(),
+        quality: None,
+        grids: vec![],
     }
 }
 

@@ -231,6 +231,8 @@ pub(super) mod tests {
             time_pairs: TimePairs::Triangle,
             objective: "lmd".into(),
             content_hash: "00".into(),
+            quality: None,
+            grids: vec![],
         }
     }
 

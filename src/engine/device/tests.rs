@@ -43,6 +43,8 @@ fn info(guidance: Guidance) -> ModelInfo {
         time_pairs: TimePairs::Square,
         objective: "lmd".into(),
         content_hash: String::new(),
+        quality: None,
+        grids: Vec::new(),
     }
 }
 

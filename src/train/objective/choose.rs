@@ -65,9 +65,12 @@ pub(in crate::train) fn choose(recipe: &ObjectiveRecipe, teacher: Option<&Checkp
         R::Esd { diagonal, from_noise } => Box::new(Esd { pairs: triangle(diagonal, from_noise) }),
         R::PsdM { diagonal, from_noise } => psd("psd_m", Midpoint::Half, triangle(diagonal, from_noise)),
         R::PsdU { diagonal, from_noise } => psd("psd_u", Midpoint::Uniform, triangle(diagonal, from_noise)),
-        R::Shortcut { diagonal, levels } => {
-            psd("shortcut", Midpoint::Half, Pairs::Dyadic { diagonal: *diagonal, coarsest: 0, finest: *levels - 1 })
-        }
+        R::Shortcut { diagonal, levels } => Box::new(Psd {
+            name: "shortcut",
+            midpoint: Midpoint::Half,
+            pairs: Pairs::Dyadic { diagonal: *diagonal, coarsest: 0, finest: *levels },
+            shortest: 0.5f64.powi(levels.cast_signed()),
+        }),
         R::MeanFlow { diagonal, from_noise, power, offset } => {
             Box::new(MeanFlow { pairs: triangle(diagonal, from_noise), power: *power, offset: *offset })
         }
@@ -75,7 +78,7 @@ pub(in crate::train) fn choose(recipe: &ObjectiveRecipe, teacher: Option<&Checkp
 }
 
 fn psd(name: &'static str, midpoint: Midpoint, pairs: Pairs) -> Box<dyn Objective> {
-    Box::new(Psd { name, midpoint, pairs })
+    Box::new(Psd { name, midpoint, pairs, shortest: 0.0 })
 }
 
 fn needed(teacher: Option<&Checkpoint>) -> Result<&Checkpoint> {

@@ -31,7 +31,7 @@ pub(crate) enum Windows {
         /// Of the first stage.
         first: f64,
     },
-    /// `t - s = 2^{-k}` at its multiples, `k` from a finest level down to 0.
+    /// `t - s = 2^{-k}` at its multiples: a finest level, with each stage one more that is twice as long, down to `k = 0`.
     Halving {
         /// Of the first stage.
         finest: u32,
@@ -55,7 +55,7 @@ impl Objective for Progressive {
             },
             Windows::Halving { finest } => {
                 let level = finest.saturating_sub(u32::try_from(stage).unwrap_or(u32::MAX));
-                Pairs::Dyadic { diagonal, coarsest: level, finest: level }
+                Pairs::Dyadic { diagonal, coarsest: level, finest }
             }
         }
     }
@@ -77,9 +77,13 @@ impl Objective for Progressive {
             return v - average_velocity(teacher, &x, s, s, labels)?;
         }
         let half = (rows.u.ones_like()? * 0.5)?;
+        let shortest = match self.windows {
+            Windows::Doubling { .. } => 0.0,
+            Windows::Halving { finest } => 0.5f64.powi(finest.cast_signed()),
+        };
         let target = match student.before {
-            Some(before) => two_jumps(before, &x, rows, &half)?,
-            None => two_jumps(&Euler(teacher), &x, rows, &half)?,
+            Some(before) => two_jumps(before, &x, rows, &half, shortest)?,
+            None => two_jumps(&Euler(teacher), &x, rows, &half, shortest)?,
         };
         v - target.detach()
     }

@@ -19,6 +19,8 @@ pub(crate) struct Psd {
     pub midpoint: Midpoint,
     /// The distribution of times.
     pub pairs: Pairs,
+    /// Jumps shorter than this are the diagonal's velocity: where a grid's shortest jump ends.
+    pub shortest: f64,
 }
 
 /// A distribution of `γ`.
@@ -48,18 +50,24 @@ impl Objective for Psd {
             Midpoint::Half => (rows.u.ones_like()? * 0.5)?,
             Midpoint::Uniform => rows.u.clone(),
         };
-        let target = two_jumps(student.stopped, &x, rows, &gamma)?.detach();
+        let target = two_jumps(student.stopped, &x, rows, &gamma, self.shortest)?.detach();
         average_velocity(student.live, &x, &rows.s, &rows.t, &rows.labels)? - target
     }
 }
 
-/// The average velocity `(1-γ) v_{s,u}(x) + γ v_{u,t}(X_{s,u}(x))` of two jumps that meet at `u = γ s + (1-γ) t`.
-pub(super) fn two_jumps(net: &dyn FlowMap, x: &Tensor, rows: &Rows, gamma: &Tensor) -> Result<Tensor> {
+/// The average velocity `(1-γ) v_{s,u}(x) + γ v_{u,t}(X_{s,u}(x))` of two jumps that meet at `u = γ s + (1-γ) t`; of
+/// jumps shorter than `shortest` the velocity where they begin.
+pub(super) fn two_jumps(net: &dyn FlowMap, x: &Tensor, rows: &Rows, gamma: &Tensor, shortest: f64) -> Result<Tensor> {
     let Rows { s, t, labels, .. } = rows;
     let u = (t + (gamma * (s - t)?)?)?;
-    let first = average_velocity(net, x, s, &u, labels)?;
+    let jump = |x: &Tensor, from: &Tensor, to: &Tensor| {
+        let size = (to - from)?;
+        let asked = (from + (&size * size.ge(shortest)?.to_dtype(size.dtype())?)?)?;
+        average_velocity(net, x, from, &asked, labels)
+    };
+    let first = jump(x, s, &u)?;
     let middle = (x + first.broadcast_mul(&per_row(&(&u - s)?, x)?)?)?;
-    let second = average_velocity(net, &middle, &u, t, labels)?;
+    let second = jump(&middle, &u, t)?;
     let gamma = per_row(gamma, x)?;
     &first + (second - &first)?.broadcast_mul(&gamma)?
 }

@@ -80,7 +80,7 @@ pub enum ObjectiveRecipe {
     /// The shortcut model: progressive self-distillation on the dyadic grid.
     Shortcut {
         diagonal: f64,
-        /// The shortest jump that is learned from two of half its length is `2^-(levels - 1)`.
+        /// The shortest jump is `2^-levels`; it is learned from two of Euler's steps.
         levels: u32,
     },
     /// MeanFlow.
