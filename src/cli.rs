@@ -37,7 +37,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Args),
-    Generate(generate::Args),
+    Generate(Box<generate::Args>),
     Reproduce(reproduce::Args),
     Inspect(inspect::Args),
     Config(config::Args),

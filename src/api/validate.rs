@@ -248,14 +248,13 @@ impl Reader<'_> {
             return self.illegal_sampler("sampler", &problem, grid.is_rising(), model);
         }
         let field = if self.request.time_grid.is_some() { "time_grid.times" } else { "steps" };
-        self.reject(field, format!("{}: {problem}", model.id));
+        self.reject(field, problem);
     }
 
     fn illegal_sampler(&mut self, field: &str, problem: &str, rising: bool, model: &ModelInfo) {
-        let way = if rising { "rising" } else { "falling" };
         let legal: Vec<String> = model.time_pairs.samplers(rising).map(|sampler| sampler.to_string()).collect();
-        let legal = if legal.is_empty() { "nothing".into() } else { legal.join(", ") };
-        let description = format!("{}: {problem}; a {way} time grid can be walked by {legal}", model.id);
+        let legal = if legal.is_empty() { "none".into() } else { legal.join(", ") };
+        let description = format!("{problem}; possible: {legal}");
         self.reject(field, description);
     }
 

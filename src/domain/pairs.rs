@@ -55,7 +55,7 @@ impl TimePairs {
         let pairs = sampler.plan(grid).into_iter().map(|evaluation| evaluation.network_times());
         match pairs.into_iter().find(|&(s, t)| !self.contains(s, t)) {
             None => Ok(()),
-            Some((s, t)) => Err(format!("{sampler} asks for the times ({s}, {t}), but {}", self.told())),
+            Some((s, t)) => Err(format!("{sampler} needs ({}, {}), but {}", short(s), short(t), self.told())),
         }
     }
 
@@ -108,11 +108,15 @@ impl TimePairs {
             Self::End => "this model only jumps to t = 1: use the sampler consistency, which is gamma 1".into(),
             Self::Dyadic { levels } => {
                 let most = 1u64 << levels.min(Self::MAX_LEVELS);
-                let times = "this model jumps by halves, quarters … of [0, 1], each from a multiple of its own size";
-                format!("{times}: steps must be a power of two up to {most}")
+                format!("this model jumps by 2^-k between multiples of it: steps must be a power of two up to {most}")
             }
         }
     }
+}
+
+/// A time for people.
+fn short(time: f64) -> f64 {
+    (time * 1e4).round() / 1e4
 }
 
 #[cfg(test)]

@@ -83,9 +83,7 @@ async fn generate_without_a_server_refuses_what_the_model_does_not_take() {
     assert_eq!(refused.status.code(), Some(2));
     let told = text(&refused.stderr);
     assert!(
-        told.contains(
-            "--sampler flow-map: small@1: flow-map asks for the times (0, 0.25), but this model is a velocity"
-        ),
+        told.contains("--sampler flow-map: small@1: flow-map needs (0, 0.25), but this model is a velocity"),
         "{told}"
     );
     assert!(told.contains("--guidance 9: small@1 takes scale 0 to 4"), "{told}");

@@ -131,7 +131,7 @@ impl<'a> Reader<'a> {
     /// Whether the model knows every jump of a way on from an image.
     fn legal_continuation(&mut self, i: usize, sampler: Sampler, way: &TimeGrid, model: &ModelInfo) {
         if let Err(problem) = model.time_pairs.check(sampler, way) {
-            let description = format!("with the later times of the grid, {}: {problem}", model.id);
+            let description = format!("with the later times of the grid {problem}");
             self.reject(format!("continue_from[{i}].times"), description);
         }
     }

@@ -69,7 +69,7 @@ fn what_a_model_does_not_know_is_named_with_what_it_does() {
         (of("shortcut", 3), "steps", power),
         (of("shortcut", 16), "steps", power),
         (times("shortcut", &[0.0, 0.25, 0.75, 1.0]), "time_grid.times", power),
-        (gamma("shortcut", Some(0.5)), "sampler", "can be walked by flow-map, euler, heun, consistency"),
+        (gamma("shortcut", Some(0.5)), "sampler", "; possible: flow-map, euler, heun, consistency"),
         (flow_map, "sampler", only_end),
         (heun, "sampler", only_end),
         (gamma("consistency", Some(0.5)), "sampler", only_end),
