@@ -60,13 +60,11 @@ pub fn main(args: &Args) -> Result<()> {
     print(&tuned.markdown())?;
     if let Some(folder) = folder {
         let grids = tuned.grids();
-        let count = grids.len();
-        store::annotate(folder, |manifest| manifest.grids.extend(grids))?;
-        eprintln!(
-            "{count} of {} grids hold; they are in {}",
-            tuned.rows.len(),
-            folder.join(store::CONFIG_FILE).display()
-        );
+        let (count, path) = (grids.len(), folder.join(store::CONFIG_FILE));
+        if count > 0 {
+            store::annotate(folder, |manifest| manifest.grids.extend(grids))?;
+        }
+        eprintln!("{count} of {} grids hold and are in {}", tuned.rows.len(), path.display());
     }
     Ok(())
 }
