@@ -30,7 +30,7 @@ pub mod tune;
 mod chart;
 
 pub use report::Report;
-pub use run::{Options, evaluate};
+pub use run::{Options, Reached, evaluate};
 
 #[cfg(test)]
 mod tests;

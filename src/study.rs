@@ -14,7 +14,7 @@ use crate::checkpoint::Checkpoint;
 use crate::checkpoint::atomic::write_file;
 use crate::error::{Error, Result};
 use crate::eval::compare::Comparison;
-use crate::eval::{Options, evaluate};
+use crate::eval::{Options, Reached, evaluate};
 use crate::train::{self, Outcome, Run};
 
 /// A study, as its file says.
@@ -131,13 +131,13 @@ impl Study {
     /// # Errors
     /// Whatever training or evaluation reports.
     pub fn run(&self, out: &Path, threads: usize, stop: &AtomicBool) -> Result<Progress> {
-        let mut reports = Vec::new();
+        let (mut reports, mut reached) = (Vec::new(), None);
         for (index, method) in self.methods.iter().enumerate() {
             eprintln!("{} of {}: {}", index + 1, self.methods.len(), method.name);
             if !self.train(method, out, threads, stop)? {
                 return Ok(Progress::Stopped);
             }
-            reports.push(self.measure(method, out, threads)?);
+            reports.push(self.measure(method, out, threads, &mut reached)?);
         }
         Comparison::read(&reports)?.write(out)?;
         Ok(Progress::Finished(reports))
@@ -159,7 +159,7 @@ impl Study {
     }
 
     /// The method's report, made where there is none of its weights.
-    fn measure(&self, method: &Method, out: &Path, threads: usize) -> Result<PathBuf> {
+    fn measure(&self, method: &Method, out: &Path, threads: usize, reached: &mut Option<Reached>) -> Result<PathBuf> {
         let (model, folder) = (self.checkpoint(out, &method.name), out.join("reports").join(&method.name));
         let report = folder.join("report.json");
         let hash = Checkpoint::read(&model)?.manifest.weights.blake3;
@@ -172,6 +172,7 @@ impl Study {
         let options = Options {
             model: &model.display().to_string(),
             teacher: Some(teacher.as_str()).filter(|_| !is_teacher),
+            reached: reached.as_ref(),
             baselines: is_teacher,
             timed: true,
             samples: Some(self.samples),
@@ -180,7 +181,9 @@ impl Study {
             threads,
         };
         std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, "create the folder", e))?;
-        evaluate(&options)?.write(&folder)?;
+        let evaluated = evaluate(&options)?;
+        evaluated.write(&folder)?;
+        *reached = Some(evaluated.reached);
         Ok(report)
     }
 }

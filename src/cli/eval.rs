@@ -65,6 +65,7 @@ pub fn main(args: &Args) -> Result<()> {
     let folder = args.record.then(|| checkpoint_folder(model)).transpose()?;
     let teacher = args.teacher.as_deref();
     let evaluated = evaluate(&Options {
+        reached: None,
         baselines: true,
         model,
         teacher,

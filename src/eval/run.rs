@@ -45,15 +45,28 @@ pub struct Options<'a> {
     pub seed: u64,
     /// Threads.
     pub threads: usize,
+    /// The teacher's end points, where an evaluation with the same teacher, samples and seed has found them.
+    pub reached: Option<&'a Reached>,
     /// Whether the teacher is walked beside the model, by Euler's and Heun's methods.
     pub baselines: bool,
     /// Whether evaluations are timed, which no two runs do alike.
     pub timed: bool,
 }
 
+/// Where the teacher's flow leads.
+#[derive(Debug, Clone)]
+pub struct Reached {
+    /// How it was followed.
+    reference: Reference,
+    /// The end points.
+    samples: Vec<f32>,
+}
+
 /// A report and its pictures.
 #[derive(Debug, Clone)]
 pub struct Evaluated {
+    /// What paired distances refer to.
+    pub reached: Reached,
     /// The report.
     pub report: Report,
     /// Samples as a PNG file.
@@ -102,6 +115,7 @@ pub fn evaluate(options: &Options<'_>) -> Result<Evaluated> {
         model: &model,
         teacher: teacher.as_ref().unwrap_or(&model),
         baselines: options.baselines,
+        reached: options.reached,
         protocol: protocol.as_ref(),
         samples,
     };
@@ -118,7 +132,7 @@ pub fn evaluate(options: &Options<'_>) -> Result<Evaluated> {
         false => report,
     };
     let picture = protocol.picture(&measured.shown)?;
-    Ok(Evaluated { report, picture, pairs: copies.map(|copies| copies.picture) })
+    Ok(Evaluated { reached: measured.reached, report, picture, pairs: copies.map(|copies| copies.picture) })
 }
 
 /// The residuals of a flow map; others have no jumps, or not enough of them, that could be inconsistent.
@@ -146,17 +160,18 @@ struct Table<'a> {
     model: &'a Subject,
     teacher: &'a Subject,
     baselines: bool,
+    reached: Option<&'a Reached>,
     protocol: &'a dyn Protocol,
     samples: usize,
 }
 
 /// What came out.
 struct Measured {
-    reference: Reference,
+    reached: Reached,
     rows: Vec<Row>,
     /// Captions and samples of the picture.
     shown: Vec<(String, Vec<f32>)>,
-    /// Those of the flow map's finest walk; of a velocity field the reference.
+    /// Those of the flow map's finest walk; of a velocity field the teacher's end points.
     last: Vec<f32>,
 }
 
@@ -164,11 +179,12 @@ impl Table<'_> {
     fn measure(&self, beginnings: &Beginnings, workers: &Workers) -> Result<Measured> {
         let bar = bar(self.evaluations(), "evaluations");
         let generator = Generator { beginnings, workers, bar: bar.clone() };
-        let (steps, checked) = self.checked();
-        let walk = Walk::new(Sampler::Heun, steps);
-        let end = generator.samples(self.teacher, walk, self.samples)?;
-        let finer = generator.samples(self.teacher, Walk { steps: 2 * steps, ..walk }, checked)?;
-        let convergence = self.protocol.paired(&end[..finer.len()], &finer);
+        let reached = match self.reached {
+            Some(known) => known.clone(),
+            None => self.follow(&generator)?,
+        };
+        let Reached { reference, samples: end } = &reached;
+        let walk = Walk::new(reference.sampler, reference.steps);
         let (mut rows, mut shown, mut last) = (Vec::new(), Vec::new(), None);
         for (network, next) in self.walks() {
             let (subject, name) = match network {
@@ -177,8 +193,8 @@ impl Table<'_> {
             };
             let is_reference = network == Network::Teacher && next == walk;
             let made = if is_reference { None } else { Some(generator.samples(subject, next, self.samples)?) };
-            let samples = made.as_deref().unwrap_or(&end);
-            rows.push(Row::walked(network, next, self.protocol.measure(samples, &end)?));
+            let samples = made.as_deref().unwrap_or(end);
+            rows.push(Row::walked(network, next, self.protocol.measure(samples, end)?));
             if network == Network::Model || (next.sampler == Sampler::Heun && PICTURED_HEUN_STEPS.contains(&next.steps))
             {
                 let caption = format!("{name}{}", caption(next));
@@ -190,8 +206,18 @@ impl Table<'_> {
         }
         bar.finish_and_clear();
         rows.extend(self.protocol.floors()?);
-        let reference = Reference { sampler: walk.sampler, steps, checked, convergence };
-        Ok(Measured { reference, rows, shown, last: last.unwrap_or(end) })
+        let last = last.unwrap_or_else(|| end.clone());
+        Ok(Measured { reached, rows, shown, last })
+    }
+
+    /// The teacher's end points.
+    fn follow(&self, generator: &Generator<'_>) -> Result<Reached> {
+        let (steps, checked) = self.checked();
+        let walk = Walk::new(Sampler::Heun, steps);
+        let samples = generator.samples(self.teacher, walk, self.samples)?;
+        let finer = generator.samples(self.teacher, Walk { steps: 2 * steps, ..walk }, checked)?;
+        let convergence = self.protocol.paired(&samples[..finer.len()], &finer);
+        Ok(Reached { reference: Reference { sampler: walk.sampler, steps, checked, convergence }, samples })
     }
 
     /// Steps of the reference, and how many samples are computed again.
@@ -224,8 +250,9 @@ impl Table<'_> {
         let (steps, checked) = self.checked();
         let reference = Walk::new(Sampler::Heun, steps);
         let others = self.walks().filter(|(network, walk)| *network == Network::Model || *walk != reference);
-        let all: u32 = others.map(|(_, walk)| walk.evaluations()).sum::<u32>() + reference.evaluations();
-        self.samples as u64 * u64::from(all) + checked as u64 * 2 * u64::from(reference.evaluations())
+        let others = self.samples as u64 * others.map(|(_, walk)| u64::from(walk.evaluations())).sum::<u64>();
+        let followed = u64::from(reference.evaluations()) * (self.samples + 2 * checked) as u64;
+        others + if self.reached.is_some() { 0 } else { followed }
     }
 
     fn report(&self, relation: Relation, settings: Map<String, Value>, measured: &Measured) -> Report {
@@ -239,7 +266,7 @@ impl Table<'_> {
             model: NetworkRecord::from(self.model),
             teacher: TeacherRecord { network: NetworkRecord::from(self.teacher), relation },
             protocol: settings,
-            reference: measured.reference,
+            reference: measured.reached.reference,
             columns: self.protocol.columns(),
             rows: measured.rows.clone(),
             timing: None,

@@ -60,6 +60,7 @@ fn network_with(root: &Path, name: &str, change: impl FnOnce(&mut Manifest)) -> 
 fn run(model: &Path, teacher: Option<&Path>, threads: usize) -> Result<Evaluated> {
     let teacher = teacher.and_then(Path::to_str);
     evaluate(&Options {
+        reached: None,
         baselines: true,
         model: model.to_str().unwrap(),
         teacher,
@@ -116,6 +117,7 @@ fn what_cannot_be_compared_is_refused() {
     let model = model.to_str().unwrap();
     let few = evaluate(&Options {
         baselines: true,
+        reached: None,
         model,
         teacher: None,
         samples: Some(1),
@@ -149,6 +151,7 @@ fn times_are_measured_where_they_are_asked_for() {
     let model = model.to_str().unwrap();
     let options = Options {
         baselines: true,
+        reached: None,
         model,
         teacher: None,
         samples: Some(SAMPLES),
