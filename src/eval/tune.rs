@@ -291,7 +291,7 @@ mod tests {
             })
             .unwrap();
             assert!(judged <= budget(steps), "{judged}");
-            assert!(found.value < 0.5 * found.uniform, "{steps}: {found:?}");
+            assert!(found.value < 0.6 * found.uniform, "{steps}: {found:?}");
             assert_eq!((error(&found.grid).unwrap(), found.grid.steps()), (found.value, steps as usize));
             assert_eq!((found.grid.times()[0], found.grid.times()[steps as usize]), (0.0, 1.0));
         }
