@@ -1,6 +1,7 @@
 //! A validated request for images, and what comes back for it.
 
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -46,6 +47,14 @@ pub struct NoiseKey {
     pub seed: u64,
     /// The image's index at its first generation.
     pub index: u32,
+}
+
+impl NoiseKey {
+    /// Those of images one after the other.
+    #[expect(clippy::cast_possible_truncation, reason = "images of a seed are numbered by u32")]
+    pub fn of(seed: u64, images: Range<usize>) -> Vec<Self> {
+        images.map(|index| Self { seed, index: index as u32 }).collect()
+    }
 }
 
 /// States that a job's images begin with instead of noise.

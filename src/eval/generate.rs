@@ -99,7 +99,6 @@ impl Generator<'_> {
     ///
     /// # Errors
     /// As [`Generator::samples`].
-    #[expect(clippy::cast_possible_truncation, reason = "there are at most 2³² samples, or they have no beginnings")]
     pub fn along(&self, net: &dyn FlowMap, sampler: Sampler, grid: &TimeGrid, count: usize) -> Result<Vec<f32>> {
         let at_once = self.beginnings.rows_at_once();
         let evaluations = sampler.plan(grid).len() as u64;
@@ -107,8 +106,7 @@ impl Generator<'_> {
             let from = chunk * at_once;
             let rows = at_once.min(count - from);
             let (noise, labels) = self.beginnings.rows(from, rows)?;
-            let seed = self.beginnings.seed;
-            let keys: Vec<_> = (from..from + rows).map(|index| NoiseKey { seed, index: index as u32 }).collect();
+            let keys = NoiseKey::of(self.beginnings.seed, from..from + rows);
             let fresh = Fresh { keys: &keys, scale: self.beginnings.noise_scale };
             let end = sample_with(net, sampler, grid, &noise, &labels, &fresh)?.flatten_all()?.to_vec1::<f32>()?;
             self.bar.inc(rows as u64 * evaluations);

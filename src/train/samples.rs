@@ -4,10 +4,10 @@ use candle_core::{Device, Tensor};
 
 use super::recipe::Recipe;
 use crate::data::Source;
-use crate::domain::{Sampler, TimeGrid};
+use crate::domain::{NoiseKey, Sampler, TimeGrid};
 use crate::error::Result;
 use crate::flow::FlowMap;
-use crate::flow::sampler::{initial, sample};
+use crate::flow::sampler::{Fresh, initial, sample_with};
 use crate::picture::{Density, Grid, to_u8};
 
 /// Steps of each row of the picture.
@@ -39,7 +39,8 @@ pub(super) fn picture(net: &dyn FlowMap, sampler: Sampler, source: &dyn Source, 
             let labels = (from..from + count).map(|i| u32::try_from(i % classes.max(1)).unwrap_or(0));
             let labels = Tensor::from_vec(labels.collect::<Vec<_>>(), count, &Device::Cpu)?;
             let x = noise.narrow(0, from, count)?;
-            let end = sample(net, sampler, &TimeGrid::uniform(steps), &x, &labels)?;
+            let fresh = Fresh { keys: &NoiseKey::of(SEED, from..from + count), scale: recipe.noise_scale };
+            let end = sample_with(net, sampler, &TimeGrid::uniform(steps), &x, &labels, &fresh)?;
             samples.extend(end.flatten_all()?.to_vec1::<f32>()?);
         }
         Ok(samples)
