@@ -27,6 +27,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("shutdown", &[]),
     ("train", &["flow", "model", "checkpoint", "data"]),
     ("eval", &["flow", "model", "checkpoint", "data"]),
+    ("study", &["train", "eval", "checkpoint"]),
     ("app", &["api", "scheduler", "engine", "model", "checkpoint", "config", "shutdown"]),
     (
         "cli",
@@ -40,6 +41,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "data",
             "train",
             "eval",
+            "study",
             "shutdown",
             "scheduler",
             "simulate",
