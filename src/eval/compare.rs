@@ -45,7 +45,7 @@ struct Column {
     role: Option<Role>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 struct Row {
     network: Network,
     sampler: Option<Sampler>,
@@ -143,12 +143,20 @@ impl Comparison {
         Measured { title: title.into(), curves, floor }
     }
 
-    /// The rows of all reports with the names of their methods; a teacher of several models is there once.
+    /// The rows of all reports with the names of their methods; a teacher of several models is there once, and so is a
+    /// floor that others have as well.
     fn rows(&self) -> impl Iterator<Item = (String, &Row)> {
-        let mut teachers = BTreeSet::new();
+        let (mut teachers, mut floors) = (BTreeSet::new(), Vec::new());
         self.reports.iter().flat_map(move |(name, read)| {
             let first = teachers.insert(read.teacher.blake3.as_str());
-            let shown = move |row: &&Row| row.network != Network::Teacher || first;
+            let bounds: Vec<&Row> = read.rows.iter().filter(|row| row.evaluations.is_none()).collect();
+            let alike = floors.contains(&bounds);
+            floors.push(bounds);
+            let shown = move |row: &&Row| match row.network {
+                Network::Model => true,
+                Network::Teacher => first,
+                Network::Floor | Network::Theory => !alike,
+            };
             read.rows.iter().filter(shown).map(move |row| (format!("{name}: {}", label(row.network, row.sampler)), row))
         })
     }

@@ -8,8 +8,10 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::error::{Error, Result};
 
-/// Size of a chart in pixels.
+/// Size of a chart in pixels, a line or two of legend included.
 const SIZE: (u32, u32) = (560, 380);
+/// Lines of the legend that have room in it; more make all charts taller.
+const LINES: usize = 2;
 /// Most charts of a picture, and most points of a chart.
 const MAX_CHARTS: usize = 64;
 const MAX_POINTS: usize = 1 << 20;
@@ -92,10 +94,12 @@ pub fn svg(charts: &[Chart], columns: usize) -> Result<String> {
         )));
     }
     let columns = columns.clamp(1, charts.len());
+    let most = charts.iter().map(|chart| legend_lines(&chart.series).len()).max().unwrap_or(0);
+    let height = SIZE.1 + LEGEND.unsigned_abs() * u32::try_from(most.saturating_sub(LINES)).unwrap_or(0);
     let rows = charts.len().div_ceil(columns);
     let pixels = |n: usize, side: u32| u32::try_from(n).unwrap_or(1) * side;
     let mut text = String::new();
-    let root = SVGBackend::with_string(&mut text, (pixels(columns, SIZE.0), pixels(rows, SIZE.1))).into_drawing_area();
+    let root = SVGBackend::with_string(&mut text, (pixels(columns, SIZE.0), pixels(rows, height))).into_drawing_area();
     root.fill(&WHITE).map_err(failed)?;
     for (area, chart) in root.split_evenly((rows, columns)).iter().zip(charts) {
         draw(chart, area)?;
@@ -142,10 +146,13 @@ fn draw(chart: &Chart, area: &Area) -> Result<()> {
         .draw()
         .map_err(failed)?;
     for (i, points) in shown.iter().enumerate() {
-        let style = colour(i).stroke_width(2);
-        plot.draw_series(LineSeries::new(points.iter().copied(), style)).map_err(failed)?;
-        let dots = points.iter().map(|&point| Circle::new(point, 3, colour(i).filled()));
-        plot.draw_series(dots).map_err(failed)?;
+        let (style, points) = (colour(i).stroke_width(2), points.iter().copied());
+        match dashes(i) {
+            None => plot.draw_series(LineSeries::new(points.clone(), style)).map(drop),
+            Some((dash, gap)) => plot.draw_series(DashedLineSeries::new(points.clone(), dash, gap, style)).map(drop),
+        }
+        .map_err(failed)?;
+        plot.draw_series(points.map(|point| Circle::new(point, 3, colour(i).filled()))).map_err(failed)?;
     }
     Ok(())
 }
@@ -158,6 +165,15 @@ fn placed(chart: &Chart, series: &Series) -> Vec<(f64, f64)> {
 
 fn colour(series: usize) -> RGBColor {
     COLOURS[series % COLOURS.len()]
+}
+
+/// Pixels of a dash and of a gap: where colours come again, lines are broken.
+fn dashes(series: usize) -> Option<(u32, u32)> {
+    match series / COLOURS.len() {
+        0 => None,
+        1 => Some((7, 4)),
+        _ => Some((2, 4)),
+    }
 }
 
 /// The legend, broken into lines: numbers of series and where each begins.
@@ -186,7 +202,11 @@ fn draw_head(chart: &Chart, lines: &[Vec<(usize, i32)>], head: &Area) -> Result<
         let y = TITLE + LEGEND * row + LEGEND / 2;
         for &(i, left) in line {
             let stroke = colour(i).stroke_width(3);
-            head.draw(&PathElement::new([(left, y), (left + 20, y)], stroke)).map_err(failed)?;
+            let (dash, gap) = dashes(i).unwrap_or((20, 1));
+            for from in (0..20).step_by((dash + gap) as usize) {
+                let to = (from + dash.cast_signed()).min(20);
+                head.draw(&PathElement::new([(left + from, y), (left + to, y)], stroke)).map_err(failed)?;
+            }
             head.draw_text(&chart.series[i].name, &text(14, HPos::Left), (left + 26, y)).map_err(failed)?;
         }
     }
@@ -308,6 +328,18 @@ mod tests {
         assert_eq!(told(Scale::linear(-3.0, 4.0)), ["-4", "-2", "0", "2", "4"]);
         assert_eq!(told(Scale::log(0.4f64.log10(), 30f64.log10())), ["0.5", "1", "2", "5", "10", "20"]);
         assert_eq!(told(Scale::log(-1.0, 4.0)), ["0.1", "1", "10", "100", "1000", "10000"]);
+    }
+
+    #[test]
+    fn many_lines_are_told_apart_and_leave_room() {
+        let mut many = chart(false, &[(0.0, 1.0), (2.0, 4.0)]);
+        many.series = vec![many.series[0].clone(); 3 * COLOURS.len()];
+        let looks: std::collections::BTreeSet<_> =
+            (0..many.series.len()).map(|i| (i % COLOURS.len(), dashes(i))).collect();
+        assert_eq!(looks.len(), many.series.len());
+        let lines = legend_lines(&many.series).len() as u32;
+        let height = SIZE.1 + LEGEND.unsigned_abs() * (lines - 2);
+        assert!(svg(&[many], 1).unwrap().contains(&format!("height=\"{height}\"")));
     }
 
     #[test]
