@@ -13,7 +13,6 @@ use toml::{Table, Value};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::atomic::write_file;
 use crate::error::{Error, Result};
-use crate::eval::compare::Comparison;
 use crate::eval::{Options, Reached, evaluate};
 use crate::train::{self, Outcome, Run};
 
@@ -139,7 +138,6 @@ impl Study {
             }
             reports.push(self.measure(method, out, threads, &mut reached)?);
         }
-        Comparison::read(&reports)?.write(out)?;
         Ok(Progress::Finished(reports))
     }
 
@@ -158,15 +156,17 @@ impl Study {
         Ok(matches!(outcome, Outcome::Finished(_)))
     }
 
-    /// The method's report, made where there is none of its weights.
+    /// The method's report, made where there is none of its weights and its teacher's.
     fn measure(&self, method: &Method, out: &Path, threads: usize, reached: &mut Option<Reached>) -> Result<PathBuf> {
         let (model, folder) = (self.checkpoint(out, &method.name), out.join("reports").join(&method.name));
         let report = folder.join("report.json");
-        let hash = Checkpoint::read(&model)?.manifest.weights.blake3;
-        if std::fs::read_to_string(&report).is_ok_and(|text| text.contains(&hash)) {
+        let teacher = self.checkpoint(out, &self.teacher);
+        let hash = |folder: &Path| Ok::<_, Error>(Checkpoint::read(folder)?.manifest.weights.blake3);
+        let hashes = [hash(&model)?, hash(&teacher)?];
+        if std::fs::read_to_string(&report).is_ok_and(|text| hashes.iter().all(|hash| text.contains(hash))) {
             return Ok(report);
         }
-        let teacher = self.checkpoint(out, &self.teacher).display().to_string();
+        let teacher = teacher.display().to_string();
         // The teacher's own rows are in its own report.
         let is_teacher = method.name == self.teacher;
         let options = Options {

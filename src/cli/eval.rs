@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::print;
+use super::train::threads_or_all;
 use crate::checkpoint::store;
 use crate::error::{Error, Result};
 use crate::eval::features::training;
@@ -72,7 +73,7 @@ pub fn main(args: &Args) -> Result<()> {
         samples: args.samples,
         data: args.data.as_deref(),
         seed: args.seed,
-        threads: threads(args.threads),
+        threads: threads_or_all(args.threads),
         timed: true,
     })?;
     print(&evaluated.report.markdown())?;
@@ -85,11 +86,6 @@ pub fn main(args: &Args) -> Result<()> {
         eprintln!("the quality is in {}", folder.join(store::CONFIG_FILE).display());
     }
     Ok(())
-}
-
-/// The threads that were asked for, or all cores.
-pub(super) fn threads(asked: Option<usize>) -> usize {
-    asked.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
 }
 
 /// The folder of a checkpoint that is to be written to.
@@ -115,6 +111,5 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         assert_eq!(checkpoint_folder(root.path().to_str().unwrap()).unwrap(), root.path());
         assert!(matches!(checkpoint_folder("checkerboard"), Err(Error::Config(_))));
-        assert_eq!(threads(Some(3)), 3);
     }
 }

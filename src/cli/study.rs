@@ -36,7 +36,9 @@ pub fn main(args: &Args) -> Result<()> {
     let stop = stop_on_signals()?;
     match Study::read(&args.study)?.run(&args.out, threads_or_all(args.threads), &stop)? {
         Progress::Finished(reports) => {
-            print(&Comparison::read(&reports)?.markdown())?;
+            let compared = Comparison::read(&reports)?;
+            print(&compared.markdown())?;
+            compared.write(&args.out)?;
             eprintln!("comparison.md and comparison.svg are in {}", args.out.display());
         }
         Progress::Stopped => println!("stopped; the same command goes on"),

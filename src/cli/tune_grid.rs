@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::eval::{checkpoint_folder, threads};
+use super::eval::checkpoint_folder;
 use super::print;
+use super::train::threads_or_all;
 use crate::checkpoint::store;
 use crate::error::Result;
 use crate::eval::tune::{Options, tune};
@@ -55,7 +56,7 @@ pub fn main(args: &Args) -> Result<()> {
         samples: args.samples,
         data: args.data.as_deref(),
         seed: args.seed,
-        threads: threads(args.threads),
+        threads: threads_or_all(args.threads),
     })?;
     print(&tuned.markdown())?;
     if let Some(folder) = folder {

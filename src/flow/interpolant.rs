@@ -192,6 +192,19 @@ mod tests {
         }
     }
 
+    /// What weighs a linear network's errors: the native residual of flow matching is `speed` times the linear one.
+    #[test]
+    fn native_errors_of_a_velocity_are_the_linear_ones_times_the_speed() {
+        for (interpolant, time, x0, x1) in ALL.into_iter().flat_map(|i| [(i, 0.2, 0.7, -1.1), (i, 0.8, -1.6, 0.3)]) {
+            let Coefficients { alpha, beta, alpha_rate, beta_rate } = interpolant.at(time);
+            let native = Native(interpolant).velocity_at(alpha * x0 + beta * x1, time, time);
+            let native = native - (alpha_rate * x0 + beta_rate * x1);
+            let clock = interpolant.to_linear(time);
+            let linear = FLOW.velocity_at(clock, (1.0 - clock) * x0 + clock * x1) - (x1 - x0);
+            assert!((native - interpolant.speed(time) * linear).abs() < 1e-12, "{interpolant:?} {time}");
+        }
+    }
+
     #[test]
     fn every_interpolant_of_the_gaussian_flow_is_its_linear_flow_map() -> Result<()> {
         let cpu = Device::Cpu;

@@ -84,9 +84,14 @@ impl Tape {
 
     /// The state that a pass begins with; with a gradient where the tensor was computed from what has one.
     fn state(&self, x: &Dual) -> Result<Taped> {
-        if self.stopped || !x.primal.track_op() {
-            let stopped = Dual { primal: x.primal.detach(), tangent: x.tangent.as_ref().map(Tensor::detach) };
-            return Taped::constant(if self.stopped { &stopped } else { x });
+        if self.stopped {
+            return Taped::constant(&Dual {
+                primal: x.primal.detach(),
+                tangent: x.tangent.as_ref().map(Tensor::detach),
+            });
+        }
+        if !x.primal.track_op() {
+            return Taped::constant(x);
         }
         let tangent = x.tangent.as_ref().map(Array::constant).transpose()?;
         let mut inner = self.inner();

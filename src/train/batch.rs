@@ -117,3 +117,34 @@ impl<'a> Draw<'a> {
 fn step_key(seed: u64, step: u64) -> u64 {
     seed.wrapping_add(step.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::DataSource;
+    use crate::data::Split;
+
+    #[test]
+    fn interpolants_change_the_clock_and_the_weight_of_the_same_rows() {
+        let source = DataSource::Checkerboard {}.open(Split::Train).unwrap();
+        let pairs = Pairs::Triangle { diagonal: 0.25, from_noise: 0.5 };
+        let rows = |interpolant| {
+            let source = source.as_ref();
+            let draw = Draw { source, pairs, interpolant, seed: 3, batch: 16, noise_scale: 1.0, class_dropout: 0.0 };
+            draw.rows(5, 0..16, &Device::Cpu).unwrap()
+        };
+        let numbers = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let (linear, other) = (rows(Interpolant::Linear), rows(Interpolant::Trigonometric));
+        assert_eq!((numbers(&linear.x0), numbers(&linear.x1)), (numbers(&other.x0), numbers(&other.x1)));
+        assert!(linear.weight.is_none());
+        let weight = numbers(&other.weight.unwrap());
+        let times = numbers(&linear.s).into_iter().zip(numbers(&linear.t)).map(|(s, t)| (f64::from(s), f64::from(t)));
+        let converted = numbers(&other.s).into_iter().zip(numbers(&other.t)).zip(weight);
+        for ((s, t), ((to_s, to_t), weight)) in times.zip(converted) {
+            let clock = Interpolant::Trigonometric;
+            let errors = [clock.to_linear(s) - f64::from(to_s), clock.to_linear(t) - f64::from(to_t)];
+            assert!(errors.iter().all(|error| error.abs() < 1e-6), "{errors:?}");
+            assert!((clock.speed(t).powi(2) - f64::from(weight)).abs() < 1e-5);
+        }
+    }
+}

@@ -171,10 +171,8 @@ fn every_objective_trains_and_resumes() {
     }
 }
 
-/// Another interpolant is another clock: its velocities are those of the linear one, so the same weights are learned
-/// from it with other rows.
 #[test]
-fn interpolants_change_times_and_weights_only() {
+fn another_interpolant_is_another_run_and_needs_times_off_the_grid() {
     let dir = tempfile::tempdir().unwrap();
     let linear = recipe(r#"{ kind = "flow_matching" }"#, 4);
     let other = linear.replace("seed = 3", "seed = 3\n        interpolant = \"trigonometric\"");
